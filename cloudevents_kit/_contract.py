@@ -1,0 +1,188 @@
+"""The two arrows and the wrapper that every feature is made of.
+
+    inbound   Handler    = async (Event) -> Event | ACCEPTED | None
+    stage     Middleware = async (Event, call_next: Handler) -> the same
+    outbound  Sink       : async send(event) -> Result
+
+`settle` is the only place where an exception becomes an outcome, `forward` the only one where an outcome becomes an
+exception. `asyncio.CancelledError` passes through both. Knows nothing of HTTP, clocks or tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import wraps
+from types import MappingProxyType
+from typing import Any, Final, Protocol, final
+
+from cloudevents_kit._errors import EventError, Refusal
+from cloudevents_kit._event import Event
+from cloudevents_kit._result import Ack, Nack, Result
+
+log = logging.getLogger("cloudevents_kit")
+
+
+@final
+class Accepted:
+    """Type of `ACCEPTED`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Name the constant."""
+        return "ACCEPTED"
+
+
+#: Returned by a handler that stored the event, where a crash cannot lose it, to be handled later. Answers 202.
+ACCEPTED: Final = Accepted()
+
+Outcome = Event | Accepted | None
+Handler = Callable[[Event], Awaitable[Outcome]]
+Middleware = Callable[[Event, Handler], Awaitable[Outcome]]
+SyncHandler = Callable[[Event], Outcome]
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    async def send(self, event: Event, /) -> Result:
+        """Deliver ``event`` and tell what became of it; never raise for a delivery problem."""
+        ...
+
+
+_event: ContextVar[Event | None] = ContextVar("cloudevents_kit.event", default=None)
+_headers: ContextVar[Sequence[tuple[bytes, bytes]]] = ContextVar("cloudevents_kit.headers", default=())
+
+_DONE = Ack(status=204)
+_STORED = Ack(status=202)
+
+
+def current_event() -> Event | None:
+    """Return the event that is being handled here, or None outside a handler."""
+    return _event.get()
+
+
+def current_headers() -> Mapping[str, str]:
+    """Return the headers of the HTTP request being handled: lower-case names, repeated fields joined by a comma."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in _headers.get():
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("utf-8", "replace")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return MappingProxyType(found)
+
+
+#: Sets the request headers that `current_headers` shows; returns the token to reset them.
+set_headers = _headers.set
+reset_headers = _headers.reset
+
+
+def wrap(handler: Handler, *stages: Middleware) -> Handler:
+    """Put ``stages`` around ``handler``, the first outermost. Without stages this is ``handler`` itself."""
+    for stage in reversed(stages):
+        handler = _bind(stage, handler)
+    return handler
+
+
+def _bind(stage: Middleware, call_next: Handler) -> Handler:
+    def bound(event: Event) -> Awaitable[Outcome]:
+        return stage(event, call_next)
+
+    return bound
+
+
+def as_handler(function: Handler | SyncHandler) -> Handler:
+    """Return an async handler for ``function``; a plain function will run in a thread, with its context."""
+    if not callable(function):
+        msg = f"handler: must be callable, not {type(function).__name__}"
+        raise TypeError(msg)
+    call = function if inspect.isfunction(function) or inspect.ismethod(function) else type(function).__call__
+    if inspect.iscoroutinefunction(call) or getattr(function, "is_async_handler", False):
+        return function  # type: ignore[return-value]
+
+    @wraps(function)
+    async def in_thread(event: Event) -> Outcome:
+        outcome: Any = await asyncio.to_thread(function, event)
+        return await outcome if inspect.isawaitable(outcome) else outcome  # type: ignore[no-any-return]
+
+    return in_thread
+
+
+async def settle(handler: Handler, event: Event) -> Result:
+    """Run ``handler`` and turn its end into the outcome to answer.
+
+    None is handled, an Event is the reply, ACCEPTED is stored. A `Refusal` keeps its status; an `EventError` that
+    blames this event can never be mended, 422; a time limit of the handler's own is 503; anything else is 500, logged
+    with its traceback.
+    """
+    token = _event.set(event)
+    try:
+        outcome = await handler(event)
+        return _DONE if outcome is None else _accepted(outcome, event)
+    except Refusal as refusal:
+        return Nack(
+            status=refusal.status, reason=refusal.reason, retryable=refusal.retryable, retry_after=refusal.after
+        )
+    except Exception as error:  # noqa: BLE001 - this is the place where exceptions become outcomes
+        return _failure(error, event)
+    finally:
+        _event.reset(token)
+
+
+def _accepted(outcome: object, event: Event) -> Result:
+    if outcome is ACCEPTED:
+        return _STORED
+    if not isinstance(outcome, Event):
+        msg = f"a handler returns an Event, ACCEPTED or None, not {type(outcome).__name__}"
+        raise TypeError(msg)
+    if outcome.key == event.key:
+        msg = "a reply is a new event; this handler returned the event it was given, which a broker would deliver again"
+        raise ValueError(msg)
+    return Ack(status=200, reply=outcome)
+
+
+def _failure(error: Exception, event: Event) -> Nack:
+    if isinstance(error, EventError) and error.key == event.key:
+        log.warning("event does not fit its handler: %s: %s", _name(event), error)
+        return Nack(status=422, reason=str(error))
+    if isinstance(error, TimeoutError):
+        log.warning("handler ran out of time: %s", _name(event), exc_info=error)
+        return Nack(status=503, reason="the handler ran out of time", retryable=True)
+    log.error("handler failed: %s", _name(event), exc_info=error)
+    return Nack(status=500, reason="the handler failed", retryable=True)
+
+
+def _name(event: Event) -> str:
+    return f"id={event.id!r} source={event.source!r} type={event.type!r}"
+
+
+def forward(sink: Sink) -> Handler:
+    """Return a handler that sends each event on; whatever is not an Ack is raised, as the same refusal."""
+
+    async def forwarder(event: Event) -> Outcome:
+        match await sink.send(event):
+            case Ack(status=202):
+                return ACCEPTED
+            case Ack(reply=reply):
+                return reply
+            case Nack(reason=reason, status=status, retryable=retryable, retry_after=after):
+                raise Refusal(reason, status, retryable=retryable, after=after)
+            case _:
+                raise Refusal("the next hop could not be reached", 502, retryable=True)
+
+    return forwarder
+
+
+class HandlerSink:
+    """A sink that hands each event to a handler in this process."""
+
+    def __init__(self, handler: Handler | SyncHandler, *stages: Middleware) -> None:
+        """Send to ``handler``, through ``stages``."""
+        self._handler = wrap(as_handler(handler), *stages)
+
+    async def send(self, event: Event, /) -> Result:
+        """Run the handler; see `settle`."""
+        return await settle(self._handler, event)

@@ -1,0 +1,122 @@
+"""Every exception of the kit, in one tree.
+
+    Exception
+    ├── CloudEventsError
+    │   ├── EventError (also ValueError)       an event, built or received, breaks a rule
+    │   │   ├── UnsupportedVersion             specversion is not 1.0
+    │   │   └── DataError                      the data does not fit its content type or the handler's type
+    │   ├── BindingError                       an HTTP message is no event that can be read; carries the 4xx to answer
+    │   └── DeliveryError                      raised by ``result.raise_for_outcome()``
+    └── Refusal                                raised by a handler to choose the answer
+        ├── Reject                             4xx: never send this event again
+        └── Retry                              503 or alike: send it again
+
+Wrong use of the API is a plain ``TypeError`` or ``ValueError``. Nothing here knows HTTP libraries or events.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class CloudEventsError(Exception):
+    """Root of what this package raises about events and their delivery."""
+
+
+class EventError(CloudEventsError, ValueError):
+    """An event breaks a rule of the CloudEvents specification.
+
+    The message names the attribute and the rule, never the offending value. ``key`` is the (source, id) of the event
+    to blame, once an event was read and turned out not to hold what was asked for.
+    """
+
+    key: tuple[str, str] | None = None
+
+    def __init__(self, attribute: str, rule: str, *, hint: str = "", value_type: type | None = None) -> None:
+        """Describe the broken ``rule`` of ``attribute``; ``hint`` says how to mend it."""
+        self.attribute = attribute
+        self.rule = rule
+        self.hint = hint
+        self.value_type = value_type
+        got = f", not {value_type.__name__}" if value_type is not None else ""
+        super().__init__(f"{attribute}: {rule}{got}" + (f" ({hint})" if hint else ""))
+
+
+class UnsupportedVersion(EventError):
+    """The specversion is not "1.0"."""
+
+
+class DataError(EventError):
+    """An event's data cannot be read by its datacontenttype, or as the type that was asked for."""
+
+    def __init__(self, rule: str, *, hint: str = "", value_type: type | None = None) -> None:
+        """Describe the broken ``rule`` of the event's data."""
+        super().__init__("data", rule, hint=hint, value_type=value_type)
+
+
+class BindingError(CloudEventsError):
+    """An HTTP message that is no event. ``status`` is the 4xx that tells its sender so."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        """Refuse with ``status`` and one short line."""
+        self.status = status
+        self.reason = reason
+        super().__init__(reason)
+
+
+class DeliveryError(CloudEventsError):
+    """An event was not acknowledged; ``result`` is the Nack or Undelivered that says why."""
+
+    def __init__(self, result: Any) -> None:
+        """Carry ``result``."""
+        self.result = result
+        super().__init__(f"{result.outcome}: {result.reason or 'no reason given'}")
+
+
+class Refusal(Exception):
+    """What a handler raises to refuse an event with a status of its choice. Raise `Reject` or `Retry`."""
+
+    def __init__(self, reason: str, status: int, *, retryable: bool, after: float | None = None) -> None:
+        """Refuse with ``status``; ``after`` is in seconds."""
+        self.reason = reason
+        self.status = status
+        self.retryable = retryable
+        self.after = after
+        super().__init__(reason)
+
+
+class Reject(Refusal):
+    """This event will never be accepted: answer ``status`` (400 to 499, by default 422), not to be retried.
+
+    ``reason`` is sent to the peer: say nothing secret.
+    """
+
+    def __init__(self, reason: str = "rejected", status: int = 422) -> None:
+        """Raise ValueError if ``status`` is not one that a sender takes as final."""
+        if not 400 <= status <= 499 or status in RETRYABLE_4XX:
+            msg = (
+                f"status: Reject takes a final 4xx status, not {status} (raise Retry for one that is to be sent again)"
+            )
+            raise ValueError(msg)
+        super().__init__(reason, status, retryable=False)
+
+
+class Retry(Refusal):
+    """Not now: answer ``status`` (by default 503) with Retry-After, so that the sender sends the event again.
+
+    ``after`` is in seconds. ``reason`` is sent to the peer: say nothing secret.
+    """
+
+    def __init__(self, after: float | None = None, reason: str = "try again later", status: int = 503) -> None:
+        """Raise ValueError if ``status`` is not one that a sender retries, or ``after`` is negative."""
+        if status not in RETRYABLE_4XX and not 500 <= status <= 599:
+            msg = f"status: Retry takes 404, 408, 409, 425, 429 or 5xx, not {status} (raise Reject for a final answer)"
+            raise ValueError(msg)
+        if after is not None and not 0 <= after < float("inf"):
+            msg = f"after: seconds must be finite and not negative, not {after}"
+            raise ValueError(msg)
+        super().__init__(reason, status, retryable=True, after=after)
+
+
+#: 4xx statuses that a sender sends again by default (Knative data plane contract, RFC 9110).
+RETRYABLE_4XX = frozenset({404, 408, 409, 425, 429})

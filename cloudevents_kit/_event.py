@@ -1,0 +1,375 @@
+"""The event: immutable, checked once, its data decoded only when asked for.
+
+An `Event` is a dict of canonical attribute values and the bytes of a payload. It knows nothing of how it travels;
+`_json` and `_http` build it and take it apart. It has the ``get_*`` methods of the official SDK's event protocol,
+so that package's functions take it as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from cloudevents_kit import _payload
+from cloudevents_kit._errors import DataError, EventError
+from cloudevents_kit._extensions import check_known_extensions
+from cloudevents_kit._typed import convert
+from cloudevents_kit._values import (
+    CORE_NAMES,
+    SPECVERSION,
+    Value,
+    check_attributes,
+    check_name,
+    check_value,
+    format_timestamp,
+    parse_boolean,
+    parse_integer,
+    parse_timestamp,
+)
+
+if TYPE_CHECKING:
+    from cloudevents.core.base import BaseCloudEvent
+
+T = TypeVar("T")
+Kind = type
+
+
+class _Unset:
+    """Type of the markers that tell an argument left out from None."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_UNSET: Final = _Unset()
+
+
+class _Blame:
+    """Marks an EventError that comes from reading an event with that event's key."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, EventError):
+            error.key = self._event.key
+
+
+class Event:
+    """One CloudEvents 1.0 event.
+
+    ``id`` and ``time`` are filled in when left out (``time=None``: no time). Further keywords are extension
+    attributes. ``data`` left out means no data; ``data=None`` means a JSON null; bytes are taken as they are;
+    with a JSON datacontenttype, or none, any other value is JSON, a str too. The data is copied, never kept.
+
+    Raises:
+        EventError: an attribute or the data breaks a rule of the specification; the message names it.
+    """
+
+    __slots__ = ("_attributes", "_form", "_raw")
+
+    _attributes: dict[str, Value]
+    _raw: bytes
+    _form: int
+
+    def __init__(
+        self,
+        *,
+        type: str,
+        source: str,
+        data: Any = _UNSET,
+        subject: str | None = None,
+        time: datetime | str | _Unset | None = _UNSET,
+        id: str | None = None,
+        datacontenttype: str | None = None,
+        dataschema: str | None = None,
+        **extensions: Value | bytes | datetime | None,
+    ) -> None:
+        """Build and check a new event."""
+        given = {
+            "specversion": extensions.pop("specversion", SPECVERSION),
+            "id": os.urandom(16).hex() if id is None else id,
+            "source": source,
+            "type": type,
+            "subject": subject,
+            "time": _now() if isinstance(time, _Unset) else time,
+            "datacontenttype": datacontenttype,
+            "dataschema": dataschema,
+            **extensions,
+        }
+        self._fill(given, data)
+
+    def _fill(self, given: Mapping[str, object], data: object) -> None:
+        attributes = {name: check_value(check_name(name), value) for name, value in given.items() if value is not None}
+        if len(attributes) > 8 or not attributes.keys() <= CORE_NAMES:
+            check_known_extensions(attributes)
+        self._attributes = check_attributes(attributes)
+        self._raw, self._form = b"", _payload.ABSENT
+        if data is not _UNSET:
+            self._raw, self._form = _payload.write(data, attributes.get("datacontenttype"))  # type: ignore[arg-type]
+            if self._form == _payload.JSON and "datacontenttype" not in attributes:
+                attributes["datacontenttype"] = _payload.JSON_TYPE
+
+    @classmethod
+    def _checked(cls, attributes: dict[str, Value], raw: bytes, form: int) -> Event:
+        """Take parts that a codec has already checked."""
+        event = cls.__new__(cls)
+        event._attributes = attributes
+        event._raw = raw
+        event._form = form
+        return event
+
+    @classmethod
+    def of(cls, thing: Event | BaseCloudEvent | Any) -> Event:
+        """Return ``thing`` as an Event: itself, or the same event if it is one of the official SDK's, 1.x or 2.x.
+
+        Raises TypeError if it is no event at all, EventError if it is one that breaks a rule.
+        """
+        if isinstance(thing, Event):
+            return thing
+        attributes, data = _sdk_parts(thing)
+        event = cls.__new__(cls)
+        event._fill(attributes, _UNSET if data is None else data)
+        return event
+
+    @property
+    def id(self) -> str:
+        """Identifies the event together with `source`."""
+        return self._attributes["id"]  # type: ignore[return-value]
+
+    @property
+    def source(self) -> str:
+        """Where the event comes from: a URI-reference."""
+        return self._attributes["source"]  # type: ignore[return-value]
+
+    @property
+    def type(self) -> str:
+        """What happened, for example ``com.example.order.created``."""
+        return self._attributes["type"]  # type: ignore[return-value]
+
+    @property
+    def specversion(self) -> str:
+        """Always "1.0"."""
+        return self._attributes["specversion"]  # type: ignore[return-value]
+
+    @property
+    def subject(self) -> str | None:
+        """What within the source the event is about."""
+        return self._attributes.get("subject")  # type: ignore[return-value]
+
+    @property
+    def datacontenttype(self) -> str | None:
+        """Media type of the data, byte for byte as it came."""
+        return self._attributes.get("datacontenttype")  # type: ignore[return-value]
+
+    @property
+    def dataschema(self) -> str | None:
+        """Absolute URI of the schema that the data follows."""
+        return self._attributes.get("dataschema")  # type: ignore[return-value]
+
+    @property
+    def time(self) -> datetime | None:
+        """When it happened, cut to microseconds; `time_text` has every digit."""
+        with _Blame(self):
+            text = self.time_text
+            return None if text is None else parse_timestamp(text)
+
+    @property
+    def time_text(self) -> str | None:
+        """The time as it was written: RFC 3339."""
+        return self._attributes.get("time")  # type: ignore[return-value]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The pair (source, id) that identifies the event."""
+        return (self.source, self.id)
+
+    @property
+    def attributes(self) -> Mapping[str, Value]:
+        """All attributes by name, extensions too; values are canonical (time is text). Read-only."""
+        return MappingProxyType(self._attributes)
+
+    @property
+    def extensions(self) -> Mapping[str, Value]:
+        """The extension attributes by name. Read-only."""
+        return MappingProxyType({k: v for k, v in self._attributes.items() if k not in CORE_NAMES})
+
+    def __getitem__(self, name: str) -> Value:
+        """Return the attribute ``name``; raise KeyError if it is not set."""
+        return self._attributes[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether the attribute ``name`` is set."""
+        return name in self._attributes
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the attribute ``name``, or ``default``."""
+        return self._attributes.get(name, default)
+
+    def get_int(self, name: str) -> int:
+        """Return the attribute ``name`` as Integer, also if it came as text; raise KeyError or EventError."""
+        with _Blame(self):
+            return parse_integer(name, self._attributes[name])
+
+    def get_bool(self, name: str) -> bool:
+        """Return the attribute ``name`` as Boolean, also if it came as text; raise KeyError or EventError."""
+        with _Blame(self):
+            return parse_boolean(name, self._attributes[name])
+
+    @property
+    def has_data(self) -> bool:
+        """Tell whether there is data; a JSON null is data."""
+        return self._form != _payload.ABSENT
+
+    @property
+    def raw(self) -> bytes | None:
+        """The payload's bytes as they came, or None without data."""
+        return self._raw if self._form else None
+
+    @property
+    def data(self) -> Any:
+        """The data as a Python value, decoded by datacontenttype: JSON values, str, or bytes; None without data.
+
+        Every access decodes anew and the result is yours: keep it in a variable. Raises DataError if the bytes do
+        not fit the datacontenttype.
+        """
+        with _Blame(self):
+            return _payload.read(self._raw, self._form, self.datacontenttype) if self._form else None
+
+    def as_type(self, kind: Kind[T]) -> T:
+        """Return the data as ``kind``: a dataclass, TypedDict, msgspec Struct, pydantic model or any type of those.
+
+        Raises DataError if it does not fit; the message names the field.
+        """
+        with _Blame(self):
+            if self._form == _payload.ABSENT:
+                raise DataError("is absent", hint=f"{getattr(kind, '__name__', kind)} was asked for")
+            is_json = _payload.is_json(self._form, self.datacontenttype)
+            return convert(self._raw if is_json else self.data, kind, is_json=is_json)
+
+    def evolve(self, **changes: Any) -> Event:
+        """Return a new event with ``changes``; an attribute set to None is removed. ``id`` and ``time`` stay.
+
+        The data stays byte for byte unless it is given. Raises EventError.
+        """
+        data = changes.pop("data", _UNSET)
+        event = Event.__new__(type(self))
+        event._fill({**self._attributes, **changes}, data)
+        if data is _UNSET and self._form != _payload.ABSENT:
+            same = event.datacontenttype == self.datacontenttype
+            event._raw, event._form = self._raw, self._form if same else _payload.BODY
+        return event
+
+    def reply(self, *, type: str, source: str, data: Any = _UNSET, **attributes: Any) -> Event:
+        """Return a new event caused by this one: same correlationid (or this id), causationid = this id."""
+        attributes.setdefault("correlationid", self.get("correlationid") or self.id)
+        attributes.setdefault("causationid", self.id)
+        return Event(type=type, source=source, data=data, **attributes)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by value: attributes, presence of data, and the data (JSON by meaning, not by spelling)."""
+        if not isinstance(other, Event):
+            return NotImplemented
+        return self._comparable() == other._comparable() and _same_payload(self, other)
+
+    def __hash__(self) -> int:
+        """Hash by `key`."""
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        """Name the event, never its data."""
+        return f"Event(type={self.type!r}, source={self.source!r}, id={self.id!r})"
+
+    def _comparable(self) -> dict[str, Value]:
+        if self._form == _payload.JSON and self.datacontenttype is None:
+            return {**self._attributes, "datacontenttype": _payload.JSON_TYPE}
+        return self._attributes
+
+    # The event protocol of the official SDK (cloudevents.core.base.BaseCloudEvent).
+
+    def get_id(self) -> str:
+        """Return `id`."""
+        return self.id
+
+    def get_source(self) -> str:
+        """Return `source`."""
+        return self.source
+
+    def get_type(self) -> str:
+        """Return `type`."""
+        return self.type
+
+    def get_specversion(self) -> str:
+        """Return `specversion`."""
+        return self.specversion
+
+    def get_datacontenttype(self) -> str | None:
+        """Return `datacontenttype`."""
+        return self.datacontenttype
+
+    def get_dataschema(self) -> str | None:
+        """Return `dataschema`."""
+        return self.dataschema
+
+    def get_subject(self) -> str | None:
+        """Return `subject`."""
+        return self.subject
+
+    def get_time(self) -> datetime | None:
+        """Return `time`."""
+        return self.time
+
+    def get_extension(self, extension_name: str) -> Any:
+        """Return the extension, or None."""
+        return self.extensions.get(extension_name)
+
+    def get_attributes(self) -> dict[str, Any]:
+        """Return a new dict of all attributes, time as datetime."""
+        return {**self._attributes, **({"time": self.time} if "time" in self._attributes else {})}
+
+    def get_data(self) -> dict[str, Any] | str | bytes | None:
+        """Return the data in a form that the SDK writes faithfully: a dict, text, or else the payload's bytes."""
+        if self._form == _payload.ABSENT:
+            return None
+        value = self.data
+        is_json = _payload.is_json(self._form, self.datacontenttype)
+        return value if isinstance(value, dict) or (isinstance(value, str) and not is_json) else self._raw
+
+
+def _now() -> str:
+    return format_timestamp(datetime.now(UTC))
+
+
+def _same_payload(one: Event, other: Event) -> bool:
+    if one.has_data != other.has_data:
+        return False
+    if one._raw == other._raw:
+        return True
+    try:
+        return _payload.is_json(one._form, one.datacontenttype) and _payload.canonical(one._raw) == _payload.canonical(
+            other._raw
+        )
+    except DataError:
+        return False
+
+
+def _sdk_parts(thing: Any) -> tuple[Mapping[str, object], object]:
+    """Take an official event apart by its shape: 1.x has the methods of 2.x with an underscore before them."""
+    for prefix in ("get_", "_get_"):
+        attributes = getattr(thing, f"{prefix}attributes", None)
+        data = getattr(thing, f"{prefix}data", None)
+        if callable(attributes) and callable(data):
+            return dict(attributes()), data()
+    msg = f"an Event or an event of the official SDK is needed, not {type(thing).__name__}"
+    raise TypeError(msg)
+
+
+__all__ = ["Event", "EventError"]

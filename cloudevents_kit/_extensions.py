@@ -1,0 +1,71 @@
+"""Rules of the extension attributes that the CloudEvents project documents, checked when an event is built.
+
+On receipt extensions pass untouched, as the specification asks of intermediaries. Each rule names its document
+(cloudevents/extensions/<name>.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cloudevents_kit._errors import EventError
+from cloudevents_kit._values import Value, is_absolute_uri, is_timestamp, is_uri_reference, parse_timestamp
+
+
+def _text(value: Value) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _when(value: Value) -> bool:
+    return isinstance(value, str) and is_timestamp(value)
+
+
+def _number(low: int) -> Callable[[Value], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _uri(check: Callable[[str], bool]) -> Callable[[Value], bool]:
+    return lambda value: isinstance(value, str) and check(value)
+
+
+_RULES: dict[str, tuple[Callable[[Value], bool], str]] = {
+    "traceparent": (_text, "must be a non-empty String"),  # distributed-tracing
+    "correlationid": (_text, "must be a non-empty String"),  # correlation
+    "causationid": (_text, "must be a non-empty String"),  # correlation
+    "partitionkey": (_text, "must be a non-empty String"),  # partitioning
+    "sequence": (_text, "must be a non-empty String"),  # sequence
+    "expirytime": (_when, "must be a Timestamp"),  # expirytime
+    "recordedtime": (_when, "must be a Timestamp"),  # recordedtime
+    "dataref": (_uri(is_uri_reference), "must be a URI-reference"),  # dataref
+    "deprecated": (lambda value: value is True, "must be true, or left out"),  # deprecation
+    "deprecationfrom": (_when, "must be a Timestamp"),  # deprecation
+    "deprecationsunset": (_when, "must be a Timestamp"),  # deprecation
+    "deprecationmigration": (_uri(is_absolute_uri), "must be a URI"),  # deprecation
+    "severitynumber": (_number(0), "must be an Integer of 0 or more"),  # severity
+    "severitytext": (_text, "must be a non-empty String"),  # severity
+    "sampledrate": (_number(1), "must be an Integer above 0"),  # sampledrate
+    "authtype": (_text, "must be a non-empty String"),  # authcontext
+    "authclaims": (_text, "must be a String that holds JSON"),  # authcontext
+    "dataclassification": (_text, "must be a non-empty String"),  # data-classification
+}
+_NEEDS = {"severitytext": "severitynumber", "authid": "authtype", "authclaims": "authtype", "tracestate": "traceparent"}
+
+
+def check_known_extensions(attributes: Mapping[str, Value]) -> None:
+    """Check every documented extension among ``attributes``; raise EventError for the first that breaks its rule."""
+    for name in attributes.keys() & _RULES.keys():
+        check, rule = _RULES[name]
+        if not check(attributes[name]):
+            raise EventError(name, rule)
+    for name in attributes.keys() & _NEEDS.keys():
+        if _NEEDS[name] not in attributes:
+            raise EventError(name, f"needs {_NEEDS[name]} beside it")
+    if attributes.get("deprecationsunset") is not None:
+        _check_order(attributes, "deprecationfrom", "deprecationsunset")
+
+
+def _check_order(attributes: Mapping[str, Value], first: str, then: str) -> None:
+    if first not in attributes:
+        raise EventError(then, f"needs {first} beside it")
+    if parse_timestamp(str(attributes[then])) < parse_timestamp(str(attributes[first])):
+        raise EventError(then, f"must not be before {first}")

@@ -1,0 +1,276 @@
+"""HTTP binding (CloudEvents HTTP Protocol Binding 1.0), sans-IO: header pairs and a body to events, and back.
+
+The content mode comes from Content-Type alone. Header pairs are bytes as servers have them; names in any case.
+Knows nothing of servers, clients or statuses, beside the 4xx that a `BindingError` carries.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from cloudevents_kit import _json, _payload
+from cloudevents_kit._errors import BindingError, EventError
+from cloudevents_kit._event import Event
+from cloudevents_kit._values import Value, are_plain, check_attributes, check_name, check_string
+
+Mode = Literal["binary", "structured"]
+Kind = Literal["binary", "structured", "batch"]
+Headers = Sequence[tuple[bytes, bytes]]
+
+ENCODINGS = ("gzip", "deflate")
+_MAX_HEADER_TEXT = 7000
+_MAX_HEADER_COUNT = 100
+_REMEMBERED = 1024
+
+# Text that stands in a header as itself: printable ASCII but for space, percent sign and quotation mark (3.1.3.2).
+_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '%"')
+_PLAIN = (_SAFE + " \n").encode()
+_plain_text = re.compile("[!#$&-~]*").fullmatch
+_quoted = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL).fullmatch
+
+
+class Message(NamedTuple):
+    """An event as HTTP carries it."""
+
+    headers: dict[str, str]
+    body: bytes
+
+
+class Received(NamedTuple):
+    """What an HTTP message turned out to hold."""
+
+    kind: Kind
+    events: list[Event]
+
+
+class _Names(dict[bytes, str]):
+    """From a header's name, as spelled by the peer, to the attribute it holds; "" for a header that holds none."""
+
+    def __missing__(self, name: bytes) -> str:
+        lower = name.lower()
+        if lower == b"content-type":
+            attribute = "datacontenttype"
+        elif lower == b"content-encoding":
+            attribute = _CODING
+        else:
+            attribute = lower[3:].decode("latin-1") if lower.startswith(b"ce-") else ""
+            attribute = _FORBIDDEN.get(lower, attribute)
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        if len(name) <= 64:
+            self[name] = attribute
+        return attribute
+
+
+# Stand-ins that are no attribute names, so that no header of the peer can be taken for them.
+_CODING = "content-encoding"
+_FORBIDDEN = {b"ce-datacontenttype": "ce-datacontenttype", b"ce-": "ce-", b"ce-content-encoding": "ce-content-encoding"}
+_attribute_of = _Names()
+
+
+class _Kinds(dict[str | None, Kind]):
+    """From a Content-Type to the content mode (3), for those that were seen."""
+
+    def __missing__(self, content_type: str | None) -> Kind:
+        kind = _kind(content_type or "")
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[content_type] = kind
+        return kind
+
+
+def _kind(content_type: str) -> Kind:
+    media, _, parameters = content_type.lower().partition(";")
+    media = media.strip()
+    if not media.startswith("application/cloudevents"):
+        return "binary"
+    if media not in {_json.CONTENT_TYPE, _json.BATCH_CONTENT_TYPE}:
+        raise BindingError(415, "this event format is not supported: use application/cloudevents+json")
+    charset = re.search(r'charset="?([^";\s]*)', parameters)
+    if charset and charset[1] not in {"utf-8", "utf8", "us-ascii"}:
+        raise BindingError(415, "this charset is not supported: use UTF-8")
+    return "batch" if media == _json.BATCH_CONTENT_TYPE else "structured"
+
+
+_kind_of = _Kinds()
+
+
+def decode(headers: Headers, body: bytes, inflate: Callable[[bytes, str], bytes] | None = None) -> Received:
+    """Read the event or events of an HTTP message.
+
+    Args:
+        headers: pairs of name and value, as they came.
+        body: the body, complete.
+        inflate: undoes a Content-Encoding, given the body and the coding; None if the server did that already.
+
+    Raises:
+        EventError: an event breaks a rule; answer 400.
+        BindingError: there is no readable event; its status is the answer.
+    """
+    names = []
+    values = []
+    for name, value in headers:
+        attribute = _attribute_of[name]
+        if attribute:
+            names.append(attribute)
+            values.append(value)
+    block = b"\n".join(values)
+    if not block.translate(None, _PLAIN) and block.count(b"\n") == len(values) - 1:
+        texts = block.decode("ascii").split("\n")
+        attributes: dict[str, str] = dict(zip(names, texts, strict=True))
+    else:
+        attributes = {}
+    if len(attributes) != len(names) or _CODING in attributes:
+        return _decode_unusual(names, values, body, inflate)
+    kind = _kind_of[attributes.get("datacontenttype")]
+    return Received(kind, [_binary(attributes, body)] if kind == "binary" else _formatted(kind, body))
+
+
+def _decode_unusual(
+    names: list[str], values: list[bytes], body: bytes, inflate: Callable[[bytes, str], bytes] | None
+) -> Received:
+    """Read a message that has escapes, repeated headers, a Content-Encoding, or no header of interest."""
+    content_type = _only(names, values, "datacontenttype")
+    coding = _only(names, values, _CODING)
+    kind = _kind_of[content_type]
+    if coding is not None and coding.strip().lower() != "identity":
+        if coding.strip().lower() not in ENCODINGS:
+            raise BindingError(415, "this Content-Encoding is not supported: use gzip or deflate")
+        body = inflate(body, coding.strip().lower()) if inflate is not None else body
+    if kind != "binary":
+        return Received(kind, _formatted(kind, body))
+    attributes = {}
+    for name, value in zip(names, values, strict=True):
+        if name == _CODING:
+            continue
+        if name in attributes:
+            raise EventError(name, "is repeated")
+        attributes[name] = content_type or "" if name == "datacontenttype" else decode_value(name, value)
+    return Received(kind, [_binary(attributes, body)])
+
+
+def _only(names: list[str], values: list[bytes], wanted: str) -> str | None:
+    found = [value for name, value in zip(names, values, strict=True) if name == wanted]
+    if len(found) > 1:
+        raise BindingError(400, "Content-Type or Content-Encoding is repeated")
+    return found[0].decode("latin-1") if found else None
+
+
+def _formatted(kind: Kind, body: bytes) -> list[Event]:
+    return [_json.decode(body)] if kind == "structured" else _json.decode_batch(body)
+
+
+def _binary(attributes: dict[str, str], body: bytes) -> Event:
+    form = _payload.BODY if body else _payload.ABSENT
+    if are_plain(attributes) and _valid_names(attributes):
+        return Event._checked(attributes, body, form)  # type: ignore[arg-type]
+    if not attributes.keys() & {"id", "source", "specversion", "type"}:
+        raise BindingError(415, "this is no CloudEvent: neither its Content-Type nor ce- headers say so")
+    for name in attributes:
+        if name == "ce-datacontenttype":
+            raise EventError("datacontenttype", "travels as Content-Type only")
+        check_name(name)
+    return Event._checked(check_attributes({**attributes}), body, form)
+
+
+_valid = set[str]()
+
+
+def _valid_names(attributes: Iterable[str]) -> bool:
+    if _valid.issuperset(attributes):
+        return True
+    try:
+        _valid.update([name for name in attributes if len(_valid) < _REMEMBERED and check_name(name)])
+    except EventError:
+        return False
+    return _valid.issuperset(attributes) or all(map(check_name, attributes))
+
+
+def decode_value(name: str, value: bytes) -> str:
+    """Undo the encoding of an attribute in a header (3.1.3.2): a quoted string, then one round of percent-decoding.
+
+    A percent sign that begins no escape is kept; invalid UTF-8 and forbidden characters raise EventError.
+    """
+    try:
+        text = value.strip(b" \t").decode()
+    except UnicodeDecodeError:
+        raise EventError(name, "is not UTF-8") from None
+    if text.startswith('"'):
+        if not _quoted(text):
+            raise EventError(name, "is an unterminated quoted string")
+        text = re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
+    if "%" in text:
+        try:
+            text = unquote_to_bytes(text).decode()
+        except UnicodeDecodeError:
+            raise EventError(name, "is not UTF-8 after percent-decoding") from None
+    return check_string(name, text)
+
+
+def encode_value(value: Value) -> str:
+    """Write an attribute for a header: canonical text, percent-encoded where the binding asks for it (3.1.3.2)."""
+    if isinstance(value, str):
+        return value if _plain_text(value) else quote(value, safe=_SAFE)
+    return str(value).lower()
+
+
+def encode(event: Event, mode: Mode) -> Message:
+    """Write one event. An event whose attributes are too large for HTTP headers goes structured in any case.
+
+    Raises EventError if the mode cannot carry the event.
+    """
+    if mode == "structured":
+        return Message({"Content-Type": _json.CONTENT_TYPE}, _json.encode(event))
+    if mode != "binary":
+        raise ValueError(f"mode: must be 'binary' or 'structured', not {mode!r}")
+    headers = {}
+    size = 0
+    for name, value in event._attributes.items():
+        text = encode_value(value)
+        size += len(text)
+        headers[_header_of[name]] = text
+    content_type = event.datacontenttype
+    if content_type is not None:
+        if content_type[:23].lower() == "application/cloudevents":
+            raise EventError("datacontenttype", "names an event format", hint="send a nested event structured")
+        headers["Content-Type"] = content_type
+    elif event._form == _payload.JSON:
+        headers["Content-Type"] = _payload.JSON_TYPE
+    if size > _MAX_HEADER_TEXT or len(headers) > _MAX_HEADER_COUNT:
+        return encode(event, "structured")
+    return Message(headers, event._raw)
+
+
+class _HeaderNames(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        header = self[name] = "Content-Type" if name == "datacontenttype" else f"ce-{name}"
+        return header
+
+
+_header_of = _HeaderNames()
+
+
+def encode_batch(events: Iterable[Event]) -> Message:
+    """Write a batch."""
+    return Message({"Content-Type": _json.BATCH_CONTENT_TYPE}, _json.encode_batch(events))
+
+
+def inflate(body: bytes, coding: str, limit: int) -> bytes:
+    """Undo gzip or deflate; raise BindingError 413 above ``limit`` bytes, having inflated no more than that."""
+    window = 31 if coding == "gzip" else -15 if not body[:1] or body[0] & 0x0F != 8 else 15
+    stream = zlib.decompressobj(window)
+    try:
+        inflated = stream.decompress(body, limit + 1)
+    except zlib.error:
+        raise BindingError(400, "the compressed body is corrupt") from None
+    if len(inflated) > limit:
+        raise BindingError(413, f"the body inflates to more than {limit} bytes")
+    if not stream.eof or stream.unused_data:
+        raise BindingError(400, "the compressed body is incomplete or has trailing bytes")
+    return inflated

@@ -1,0 +1,154 @@
+"""The receiver without a server: decide whether to take a request, run the handler, say what to answer.
+
+The aiohttp and the ASGI receiver are thin adapters around one `Inbound`, so that both give the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cloudevents_kit import _answer, _http
+from cloudevents_kit._answer import Answer
+from cloudevents_kit._contract import Handler, Middleware, SyncHandler, as_handler, log, set_headers, settle, wrap
+from cloudevents_kit._deadline import Deadlines
+from cloudevents_kit._errors import BindingError, EventError
+from cloudevents_kit._event import Event
+from cloudevents_kit._lifecycle import Lifecycle
+from cloudevents_kit._result import Nack, Result
+
+ALLOW: Final = {"Allow": "POST"}
+ALLOW_PROBE: Final = {"Allow": "GET, HEAD"}
+_OUT_OF_TIME = Nack(status=503, reason="the handler ran out of time", retryable=True)
+_STOPPING = Nack(status=503, reason="the receiver is stopping", retryable=True, retry_after=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a receiver takes at most. Durations are in seconds, sizes in bytes."""
+
+    max_body: int = 4 * 2**20
+    """Larger bodies, inflated or not, are answered 413."""
+    max_batch: int = 1000
+    """Events in a batch; more are answered 413."""
+    max_in_flight: int = 1000
+    """Requests handled at once; more are answered 503 with Retry-After before their body is read."""
+    body_timeout: float = 10.0
+    """For a body to arrive; later ones are answered 408."""
+    handler_timeout: float = 30.0
+    """For a request to be handled; then its handler is cancelled and the answer is 503."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a limit that is not above 0."""
+        for name in self.__slots__:
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: must be above 0 and finite, not {getattr(self, name)}")
+
+
+class Inbound:
+    """One handler behind its stages and limits."""
+
+    def __init__(
+        self,
+        handler: Handler | SyncHandler,
+        stages: tuple[Middleware, ...],
+        limits: Limits,
+        resources: tuple[object, ...] = (),
+    ) -> None:
+        """Compose the chain; it stays as it is from now on."""
+        self.limits = limits
+        self.lifecycle = Lifecycle((*resources, *stages, handler))
+        self.counts: Counter[str] = Counter()
+        self.in_flight = 0
+        self.stopping = False
+        self._handler = wrap(as_handler(handler), *stages)
+        self._deadlines = Deadlines(limits.handler_timeout)
+        self._idle: asyncio.Event | None = None
+
+    def probe(self, method: str, path: str, *, ready: bool) -> Answer | None:
+        """Answer the health and readiness probes; None for any other path."""
+        if path not in {"/healthz", "/readyz"}:
+            return None
+        if method not in {"GET", "HEAD"}:
+            return _answer.problem(405, "probes are read with GET", headers=ALLOW_PROBE)
+        if path == "/readyz" and not (ready and not self.stopping):
+            return _answer.problem(503, "not ready")
+        return Answer(200, {"Content-Type": "text/plain"}, b"" if method == "HEAD" else b"ok\n")
+
+    def admit(self, method: str) -> Answer | None:
+        """Refuse a request before its body is read, or count it in and return None: then `leave` must follow."""
+        if method != "POST":
+            return _answer.problem(405, "events are sent with POST", headers=ALLOW)
+        if self.in_flight >= self.limits.max_in_flight:
+            self.counts["refused_busy"] += 1
+            return _answer.problem(503, "too many requests in flight", headers={"Retry-After": "1"}, close=True)
+        self.in_flight += 1
+        return None
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self.in_flight -= 1
+        if self._idle is not None and not self.in_flight:
+            self._idle.set()
+
+    async def wait_idle(self, seconds: float) -> bool:
+        """Wait until no request is in flight, at most ``seconds``; tell whether that came true."""
+        self._idle = asyncio.Event()
+        if not self.in_flight:
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def cut_off(self) -> int:
+        """Cancel the handlers that still run, which answers 503; return their number."""
+        return self._deadlines.expire_all()
+
+    def close(self) -> None:
+        """Let go of the timer."""
+        self._deadlines.close()
+
+    async def answer(
+        self, headers: _http.Headers, body: bytes, inflate: Callable[[bytes, str], bytes] | None = None
+    ) -> Answer:
+        """Read the events of a request, run the handler for each, and build the answer."""
+        try:
+            if len(body) > self.limits.max_body:
+                raise BindingError(413, f"the body is larger than {self.limits.max_body} bytes")
+            kind, events = _http.decode(headers, body, inflate)
+            if len(events) > self.limits.max_batch:
+                raise BindingError(413, f"the batch has more than {self.limits.max_batch} events")
+        except (EventError, BindingError) as error:
+            self.counts["unreadable"] += 1
+            log.warning("request refused: %s", error)
+            return _answer.refuse(error)
+        set_headers(headers)
+        if kind == "batch":
+            return _answer.respond_batch(await self._settle_all(events))
+        (result,) = await self._settle_all(events)
+        return _answer.respond(result, kind)
+
+    async def _settle_all(self, events: list[Event]) -> list[Result]:
+        """Handle ``events`` one after the other, within one time limit; those it cuts off are to be sent again."""
+        results: list[Result] = []
+        try:
+            with self._deadlines.start():
+                for event in events:
+                    results.append(await settle(self._handler, event))  # noqa: PERF401 - keeps what is done on time-out
+        except TimeoutError:
+            cut = _STOPPING if self.stopping else _OUT_OF_TIME
+            log.warning("%d events cut off: %s", len(events) - len(results), cut.reason)
+            results += [cut] * (len(events) - len(results))
+        for result in results:
+            self.counts[result.outcome] += 1
+        return results
+
+    def inflate(self, body: bytes, coding: str) -> bytes:
+        """Undo a Content-Encoding within the limits."""
+        return _http.inflate(body, coding, self.limits.max_body)

@@ -1,0 +1,195 @@
+"""One destination as a sender sees it, and one call to it through all its attempts.
+
+Between the retry engine above and the HTTP client below: slots, pauses, fresh headers, compression, and the reading
+of answers. Knows nothing of how events are chosen or batched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cloudevents_kit import _answer
+from cloudevents_kit._client import STALE, Client, Reply
+from cloudevents_kit._contract import log
+from cloudevents_kit._errors import CloudEventsError
+from cloudevents_kit._result import Ack, Attempt, Nack, Result, Undelivered
+
+if TYPE_CHECKING:
+    from cloudevents_kit._clock import Clock
+    from cloudevents_kit._http import Message
+    from cloudevents_kit._retry import RetryPolicy
+
+HeaderSource = Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]]
+_OWN_HEADERS = frozenset({"content-type", "content-length", "content-encoding", "transfer-encoding", "host", "prefer"})
+_GONE = Undelivered(reason="gone", error="the destination answered 410 Gone; nothing is sent to it any more")
+
+
+def check_headers(headers: HeaderSource | None) -> HeaderSource:
+    """Return ``headers`` if they may be added to a request; raise TypeError or ValueError naming the header."""
+    if headers is None:
+        return {}
+    if callable(headers):
+        return headers
+    for name, value in headers.items():
+        if not (type(name) is type(value) is str):
+            raise TypeError("headers: names and values must be str")
+        if name.lower() in _OWN_HEADERS or name.lower().startswith("ce-"):
+            raise ValueError(f"headers: {name} is set by the sender itself")
+        if any(ord(char) < 32 or ord(char) == 127 for char in name + value.replace("\t", " ")):
+            raise ValueError("headers: a header holds a control character")
+    return dict(headers)
+
+
+class Destination:
+    """What all calls to one URL share."""
+
+    def __init__(
+        self,
+        client: Client,
+        retry: RetryPolicy,
+        clock: Clock,
+        *,
+        headers: HeaderSource | None,
+        gzip_over: int | None,
+        concurrency: int,
+    ) -> None:
+        """Nothing is paused yet."""
+        self.client = client
+        self.retry = retry
+        self.clock = clock
+        self.headers = check_headers(headers)
+        self.gzip_over = gzip_over
+        self.slots = asyncio.Semaphore(concurrency)
+        self.paused_until = float("-inf")
+        self.gone = False
+
+    def heed(self, nack: Nack) -> None:
+        """Let a refusal that speaks for the whole destination hold back every other call (webhooks, 2.2)."""
+        if nack.status == 410:
+            self.gone = True
+        if nack.retry_after is not None:
+            pause = min(nack.retry_after, self.retry.max_retry_after)
+            self.paused_until = max(self.paused_until, self.clock.monotonic() + pause)
+
+
+class Call:
+    """One event or batch on its way; collects its attempts."""
+
+    __slots__ = ("_destination", "_headers", "_wants_reply", "attempts", "began")
+
+    def __init__(self, destination: Destination, headers: HeaderSource | None, *, wants_reply: bool) -> None:
+        """Begin now."""
+        self._destination = destination
+        self._headers = None if headers is None else check_headers(headers)
+        self._wants_reply = wants_reply
+        self.attempts: tuple[Attempt, ...] = ()
+        self.began = destination.clock.monotonic()
+
+    def finish(self, result: Result) -> Result:
+        """Return ``result`` with its attempts and the time since the call began."""
+        elapsed = self._destination.clock.monotonic() - self.began
+        if type(result) is Ack:
+            return Ack(result.status, result.reply, result.reply_error, self.attempts, elapsed)
+        return replace(result, attempts=self.attempts, elapsed=elapsed)
+
+    async def exchange(self, message: Message, number: int, wait: float) -> tuple[Result, Reply | None]:
+        """Make one attempt: wait out a pause, take a slot, post, read the answer."""
+        destination = self._destination
+        async with destination.slots:
+            if destination.gone:
+                return _GONE, None
+            pause = destination.paused_until - destination.clock.monotonic()
+            if pause > 0:
+                if not self._may_wait(pause):
+                    return Undelivered(
+                        reason="overload", error=f"the destination asked for {pause:.0f} s of silence"
+                    ), None
+                await destination.clock.sleep(pause)
+                wait += pause
+            found = await self._post(message, number, wait)
+        if isinstance(found, Undelivered):
+            return found, None
+        result = self._read(found)
+        if isinstance(result, Nack):
+            destination.heed(result)
+        return result, found
+
+    def _may_wait(self, seconds: float) -> bool:
+        deadline = self._destination.retry.deadline
+        return deadline is None or self._destination.clock.monotonic() - self.began + seconds <= deadline
+
+    async def _post(self, message: Message, number: int, wait: float) -> Reply | Undelivered:
+        clock = self._destination.clock
+        started = clock.monotonic()
+        try:
+            headers = await self._all_headers(message)
+        except Exception:  # noqa: BLE001 - the caller's function; a sink never raises for a delivery problem
+            log.exception("the headers function failed")
+            return self._record(
+                Undelivered(reason="headers", error="the headers function failed"), number, wait, started
+            )
+        body = message.body
+        if self._destination.gzip_over is not None and len(body) > self._destination.gzip_over:
+            body = gzip.compress(body, 6, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        found = await self._destination.client.post(headers, body)
+        if found is STALE:  # again at once, over another connection
+            self._record(found, number, wait, started)
+            if not self._destination.retry.retry_possibly_delivered:
+                return found
+            wait, started = 0.0, clock.monotonic()
+            found = await self._destination.client.post(headers, body, fresh=True)
+        return self._record(found, number, wait, started)
+
+    def _record(self, found: Reply | Undelivered, number: int, wait: float, started: float) -> Reply | Undelivered:
+        elapsed = self._destination.clock.monotonic() - started
+        if isinstance(found, Undelivered):
+            attempt = Attempt(number, None, found.reason, wait, elapsed)
+        else:
+            attempt = Attempt(number, found.status, None, wait, elapsed)
+        self.attempts += (attempt,)
+        return found
+
+    async def _all_headers(self, message: Message) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        for source in (self._destination.headers, self._headers):
+            if source:
+                headers.update(check_headers(await source()) if callable(source) else source)  # type: ignore[arg-type]
+        if self._wants_reply:
+            headers["Prefer"] = "reply"
+        headers.update(message.headers)
+        return headers
+
+    def _read(self, reply: Reply) -> Result:
+        """Turn an answer into a result without its attempts."""
+        status = reply.status
+        if 200 <= status < 300:
+            if not reply.body and not reply.cut and not self._wants_reply:
+                return Ack(status=status)
+            return self._read_ack(reply)
+        after = None
+        if status in {429, 503}:
+            after = _answer.parse_retry_after(reply.values(b"retry-after"), self._destination.clock.now())
+        return Nack(
+            status=status,
+            reason=_answer.parse_reason(status, reply.content_type, reply.body),
+            retryable=self._destination.retry.retryable(status),
+            retry_after=after,
+        )
+
+    def _read_ack(self, reply: Reply) -> Result:
+        """Take the reply from a 2xx answer; 202 never has one, and an answer cut off may have had one."""
+        if reply.status == 202:
+            return Ack(status=202)
+        if reply.cut:
+            if reply.cut == "peer" and self._wants_reply:
+                return Undelivered(reason="reset", error="the reply was cut off", possibly_delivered=True)
+            return Ack(status=reply.status, reply_error="the answer is too large" if reply.cut == "limit" else None)
+        try:
+            return Ack(status=reply.status, reply=_answer.parse_reply(reply.headers, reply.body))
+        except CloudEventsError as error:
+            return Ack(status=reply.status, reply_error=f"the reply is no valid event: {error}")

@@ -1,0 +1,180 @@
+"""An event's data as bytes and as Python values; what it is depends on its datacontenttype only, never on the bytes.
+
+JSON is read and written by msgspec. Knows no attributes beside the content type, and no transport.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+import msgspec
+
+from cloudevents_kit._errors import DataError, EventError
+from cloudevents_kit._values import is_media_type
+
+JSON_TYPE = "application/json"
+_REMEMBERED = 1024
+
+#: Where an event's payload comes from. JSON and TEXT are proven; BODY is whatever an HTTP body held.
+ABSENT, JSON, TEXT, BYTES, BODY = range(5)
+
+_charset = re.compile(r';[ \t]*charset=(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE).search
+_decode_json = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What a datacontenttype says about the payload."""
+
+    kind: Literal["json", "text", "bytes"]
+    """How the payload is read as a Python value."""
+    charset: str = "utf-8"
+    """Codec of a text payload, as Python knows it."""
+
+
+_media: dict[str | None, Media] = {None: Media("bytes")}
+
+
+def media_of(content_type: str | None) -> Media:
+    """Classify a content type; ``*/json`` and ``*/*+json`` in any case are JSON (JSON format, 3.1)."""
+    found = _media.get(content_type)
+    if found is None:
+        if len(_media) >= _REMEMBERED:
+            _media.clear()
+            _media[None] = Media("bytes")
+        found = _media[content_type] = _classify(content_type or "")
+    return found
+
+
+def _classify(content_type: str) -> Media:
+    if not is_media_type(content_type):
+        raise EventError("datacontenttype", "must be a media type", hint=f"for example {JSON_TYPE}")
+    main, _, sub = content_type.partition(";")[0].strip().lower().partition("/")
+    if sub == "json" or sub.endswith("+json"):
+        return Media("json")
+    charset = _charset(content_type)
+    name = (charset[1] or charset[2]) if charset else "utf-8"
+    is_text = main == "text" or sub == "xml" or sub.endswith("+xml") or charset is not None
+    return Media("text" if is_text else "bytes", name)
+
+
+def decode_json(raw: bytes) -> Any:
+    """Read JSON text; raise DataError for anything that RFC 8259 does not allow or Python cannot hold."""
+    try:
+        return _decode_json(raw)
+    except UnicodeDecodeError:
+        rule = "is not UTF-8"
+    except RecursionError:
+        rule = "is nested too deeply"
+    except msgspec.ValidationError:
+        rule = "holds a number out of range"
+    except msgspec.DecodeError:
+        rule = "is not valid JSON"
+    raise DataError(rule) from None
+
+
+def decode_text(raw: bytes, charset: str) -> str:
+    """Read text in ``charset``; raise DataError if it is unknown or the bytes do not fit."""
+    try:
+        return codecs.decode(raw, charset)
+    except (UnicodeError, LookupError):
+        raise DataError(f"is not {charset[:40]} text") from None
+
+
+def is_json(form: int, content_type: str | None) -> bool:
+    """Tell whether a payload is read as JSON; without a content type only what came as JSON is."""
+    return form == JSON if content_type is None else media_of(content_type).kind == "json"
+
+
+def read(raw: bytes, form: int, content_type: str | None) -> Any:
+    """Return the Python value of a payload that is present."""
+    if is_json(form, content_type):
+        return decode_json(raw)
+    media = media_of(content_type)
+    return decode_text(raw, media.charset) if media.kind == "text" else raw
+
+
+def write(data: object, content_type: str | None) -> tuple[bytes, int]:
+    """Return the payload bytes of ``data`` and their form; raise EventError for data that the type cannot carry.
+
+    bytes are taken as they are. With a JSON content type, or none, anything else becomes JSON text, a str too.
+    """
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data), BYTES
+    media = media_of(content_type)
+    if content_type is None or media.kind == "json":
+        return encode_json(data), JSON
+    if isinstance(data, str):
+        return encode_text(data, media.charset), TEXT
+    hint = f"datacontenttype {content_type.partition(';')[0]!r} carries str or bytes"
+    raise EventError("data", "must be str or bytes for this datacontenttype", hint=hint, value_type=type(data))
+
+
+def encode_text(text: str, charset: str) -> bytes:
+    """Write ``text`` in ``charset``; raise EventError if it is unknown or lacks a character."""
+    try:
+        return codecs.encode(text, charset)
+    except (UnicodeError, LookupError):
+        raise EventError("data", f"cannot be written as {charset[:40]} text") from None
+
+
+def encode_json(data: object) -> bytes:
+    """Write ``data`` as JSON text that means exactly what ``data`` says, or raise EventError.
+
+    Dataclasses, msgspec Structs, TypedDicts, pydantic models, enums, UUIDs and datetimes are written as msgspec does.
+    """
+    try:
+        raw = _encode_json(data)
+        if _decode_json(raw) != data:
+            _reject_lossy(msgspec.to_builtins(data, builtin_types=_LOSSY, enc_hook=_model), "data")
+    except RecursionError:
+        raise EventError("data", "is nested too deeply, or holds itself") from None
+    except UnicodeEncodeError:
+        raise EventError("data", "holds a lone surrogate") from None
+    except msgspec.DecodeError:
+        raise EventError("data", "holds a number that JSON readers cannot take") from None
+    except TypeError as error:
+        raise EventError("data", "cannot be written as JSON", hint=str(error), value_type=type(data)) from None
+    return raw
+
+
+def _model(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        msg = f"{type(value).__name__} is no JSON value, dataclass, Struct or model"
+        raise TypeError(msg)
+    return dump(mode="json")
+
+
+_encode_json = msgspec.json.Encoder(enc_hook=_model).encode
+_LOSSY = (bytes, bytearray, memoryview, Decimal)
+
+
+def _reject_lossy(value: object, path: str) -> None:
+    """Raise EventError for what a JSON writer would silently turn into something else."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise EventError("data", f"has a key at {path} that is no string", value_type=type(key))
+            _reject_lossy(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _reject_lossy(item, f"{path}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise EventError("data", f"holds NaN or Infinity at {path}, which JSON cannot carry")
+    elif isinstance(value, _LOSSY):
+        hint = "give bytes as the whole data, or base64 text" if not isinstance(value, Decimal) else "use str or float"
+        raise EventError("data", f"holds a value at {path} that JSON cannot carry", hint=hint, value_type=type(value))
+    elif isinstance(value, set | frozenset):
+        raise EventError("data", f"holds a set at {path}", hint="sets have no order: use a list")
+
+
+def canonical(raw: bytes) -> bytes:
+    """Write JSON text in one fixed way, so that equal values have equal bytes. Raises DataError."""
+    return json.dumps(decode_json(raw), sort_keys=True, ensure_ascii=True).encode("ascii")

@@ -1,0 +1,157 @@
+"""Between aiohttp's server and `Inbound`: read a body within its limits, write an answer with as little as it takes.
+
+Own servers answer an acknowledged event with bytes that are built once a second; mounted applications use aiohttp's
+ordinary responses, because their middlewares and access logs expect them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import formatdate
+from typing import Any
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+from cloudevents_kit import _answer
+from cloudevents_kit._answer import Answer
+from cloudevents_kit._inbound import Inbound
+
+_UNFINISHED = _answer.problem(400, "the body ended early", close=True)
+_LATE = _answer.problem(408, "the body did not arrive in time", close=True)
+
+
+class _NoContent(web.StreamResponse):
+    """The answer to an acknowledged event on a connection that stays open; one object serves every request."""
+
+    def __init__(self) -> None:
+        super().__init__(status=204)
+        self._keep_alive = True
+        self._second = 0
+        self._head = b""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the peer is gone")
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._head = f"HTTP/1.1 204 No Content\r\nDate: {formatdate(second, usegmt=True)}\r\n\r\n".encode()
+        transport.write(self._head)
+        if request.protocol.writing_paused:
+            await request.writer.drain()
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        pass
+
+
+class AioHttpAdapter:
+    """Serves one `Inbound` at ``path``."""
+
+    def __init__(self, inbound: Inbound, path: str) -> None:
+        """Answer not ready until the receiver says otherwise."""
+        self.ready = False
+        self._inbound = inbound
+        self._path = path
+        self._no_content = _NoContent()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request of an own server."""
+        if request.raw_path != self._path:
+            other = self._elsewhere(request)
+            if other is not None:
+                return _response(other)
+        answer = await self._handle(request, self._inbound.inflate)
+        stays_open = request.keep_alive and request.version == HttpVersion11 and not self._inbound.stopping
+        if answer is _answer.NO_CONTENT and stays_open:
+            return self._no_content
+        response = _response(answer)
+        if self._inbound.stopping:
+            response.force_close()
+        return response
+
+    def _elsewhere(self, request: web.BaseRequest) -> Answer | None:
+        """Answer a request whose target is not exactly the path; None if only its query makes the difference."""
+        path = request.path
+        if path == self._path:
+            return None
+        probe = self._inbound.probe(request.method, path, ready=self.ready)
+        return probe or _answer.problem(404, f"events are received at {self._path}")
+
+    async def _handle(self, request: web.BaseRequest, inflate: Any) -> Answer:
+        inbound = self._inbound
+        refused = inbound.admit(request.method)
+        if refused is not None:
+            return refused
+        try:
+            content = request.content
+            if content.is_eof() and content.exception() is None:
+                body = content.read_nowait(-1)
+            else:
+                found = await self._read(request)
+                if not isinstance(found, bytes):
+                    return found
+                body = found
+            return await inbound.answer(request.raw_headers, body, inflate)
+        finally:
+            inbound.leave()
+
+    async def _read(self, request: web.BaseRequest) -> bytes | Answer:
+        """Collect a body that is still arriving, or say why not."""
+        limits = self._inbound.limits
+        chunks: list[bytes] = []
+        size = request.content_length or 0
+        if size > limits.max_body:
+            return _too_large(limits.max_body)
+        size = 0
+        try:
+            async with asyncio.timeout(limits.body_timeout):
+                while chunk := await request.content.readany():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > limits.max_body:
+                        return _too_large(limits.max_body)
+        except TimeoutError:
+            return _LATE
+        except (web.RequestPayloadError, OSError):
+            return _UNFINISHED
+        return b"".join(chunks)
+
+    def application(self) -> web.Application:
+        """Return an application that serves the path and the probes."""
+        app = web.Application()
+        app.router.add_route("*", self._path, self._handle_mounted)
+        for path in ("/healthz", "/readyz"):
+            app.router.add_route("*", path, self._probe_mounted)
+        app.cleanup_ctx.append(self._lifetime)
+        return app
+
+    async def _lifetime(self, _: web.Application) -> Any:
+        await self._inbound.lifecycle.open()
+        self.ready = True
+        yield
+        self.ready = False
+        self._inbound.close()
+        await self._inbound.lifecycle.close()
+
+    async def _handle_mounted(self, request: web.Request) -> web.StreamResponse:
+        return _response(await self._handle(request, None))
+
+    async def _probe_mounted(self, request: web.Request) -> web.StreamResponse:
+        path = "/" + request.path.rpartition("/")[2]
+        answer = self._inbound.probe(request.method, path, ready=self.ready)
+        return _response(answer or _answer.problem(404, "not found"))
+
+
+def _too_large(limit: int) -> Answer:
+    return _answer.problem(413, f"the body is larger than {limit} bytes", close=True)
+
+
+def _response(answer: Answer) -> web.Response:
+    response = web.Response(status=answer.status, headers=answer.headers, body=answer.body or None)
+    if answer.close:
+        response.force_close()
+    return response

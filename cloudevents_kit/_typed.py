@@ -1,0 +1,71 @@
+"""From payload bytes to the type a handler asks for: dataclasses, TypedDicts, Structs by msgspec; models by pydantic.
+
+pydantic is used if the type is one of its models, which means that it is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from cloudevents_kit._errors import DataError
+
+T = TypeVar("T")
+_SHOWN_ERRORS = 5
+
+
+def convert(value: Any, kind: type[T], *, is_json: bool) -> T:
+    """Turn ``value``, JSON bytes or else text or bytes, into ``kind``, or raise DataError naming the field."""
+    if is_model(kind):
+        model: T = _by_pydantic(value, kind, is_json=is_json)
+        return model
+    try:
+        if is_json:
+            decoder: msgspec.json.Decoder[T] = _decoder(kind)
+            return decoder.decode(value)
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise DataError("does not fit the handler's type", hint=_without_values(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise DataError("is not valid JSON") from None
+    except RecursionError:
+        raise DataError("is nested too deeply") from None
+
+
+@lru_cache(maxsize=1024)
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def is_model(kind: Any) -> bool:
+    """Tell whether ``kind`` is a pydantic model class."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+def _by_pydantic(value: Any, kind: Any, *, is_json: bool) -> Any:
+    import pydantic
+
+    try:
+        return kind.model_validate_json(value) if is_json else kind.model_validate(value)
+    except pydantic.ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        fields = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'data'}: {one['type']}" for one in found[:_SHOWN_ERRORS]
+        )
+        raise DataError("does not fit the handler's type", hint=fields) from None
+
+
+def check_type(kind: Any) -> None:
+    """Raise TypeError at once if data can never be decoded into ``kind``."""
+    if not is_model(kind):
+        _decoder(kind)
+
+
+def _without_values(message: str) -> str:
+    """Keep what was expected and where; msgspec quotes unknown enum values and keys from the peer."""
+    return message if "`" not in message or "Invalid" not in message else "Invalid value" + message.partition(" - ")[2]

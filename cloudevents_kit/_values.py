@@ -1,0 +1,243 @@
+"""The rules that attribute names and values obey (CloudEvents 1.0, "Type System" and "Context Attributes").
+
+Pure functions from a value to its canonical form, a str, int or bool, or an `EventError`. They know no event,
+no format and no transport. Values that repeat from event to event (sources, content types) are checked once.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cloudevents_kit._errors import EventError, UnsupportedVersion
+
+#: What an attribute holds once checked: its canonical JSON value.
+Value = str | int | bool
+
+SPECVERSION = "1.0"
+INT_MIN, INT_MAX = -(2**31), 2**31 - 1
+_REMEMBERED = 4096
+
+_NONCHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+_forbidden = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]").search
+_name = re.compile(r"[a-z0-9]+").fullmatch
+_integer = re.compile(r"-?(?:0|[1-9][0-9]*)").fullmatch
+
+_UNRESERVED = r"A-Za-z0-9\-._~!$&'()*+,;="
+_HEX = "%[0-9A-Fa-f]{2}"
+_PATH = rf"(?:[{_UNRESERVED}:@/]|{_HEX})*"
+_TAIL = rf"(?:\?(?:[{_UNRESERVED}:@/?]|{_HEX})*)?(?:#(?:[{_UNRESERVED}:@/?]|{_HEX})*)?"
+_HOST = rf"(?:\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[{_UNRESERVED}:]+)\]|(?:[{_UNRESERVED}]|{_HEX})*)"
+_AUTHORITY = rf"//(?:(?:[{_UNRESERVED}:]|{_HEX})*@)?{_HOST}(?::[0-9]*)?(?:/{_PATH})?"
+_ABSOLUTE = rf"[A-Za-z][A-Za-z0-9+.\-]*:(?:{_AUTHORITY}|(?!//){_PATH})"
+_RELATIVE = rf"(?:{_AUTHORITY}|/(?!/){_PATH}|(?:(?:[{_UNRESERVED}@]|{_HEX})+(?:/{_PATH})?)?)"
+_absolute_uri = re.compile(_ABSOLUTE + _TAIL).fullmatch
+_uri_reference = re.compile(f"(?:{_ABSOLUTE}|{_RELATIVE}){_TAIL}").fullmatch
+
+_TOKEN = r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+"  # noqa: S105 - a grammar
+_QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
+_media_type = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*[ \t]*").fullmatch
+
+_timestamp = re.compile(
+    r"([0-9]{4})-(0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8]|(29|30|31))"
+    r"[Tt](?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+).fullmatch
+
+
+class _Known(dict[str, bool]):
+    """Remembers which texts passed ``check``; forgets everything rather than grow without bound."""
+
+    def __init__(self, check: Any) -> None:
+        self._check = check
+
+    def __missing__(self, text: str) -> bool:
+        found = bool(text) and self._check(text) is not None
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        if found and len(text) <= 512:
+            self[text] = True
+        return found
+
+
+is_uri_reference = _Known(_uri_reference).__getitem__
+is_absolute_uri = _Known(_absolute_uri).__getitem__
+is_media_type = _Known(_media_type).__getitem__
+
+
+def is_timestamp(text: str) -> bool:
+    """Tell whether ``text`` is an RFC 3339 date-time; a leap second counts as one."""
+    found = _timestamp(text)
+    if found is None:
+        return False
+    if found[3] is None:
+        return True
+    year, month, day = int(found[1]), int(found[2]), int(found[3])
+    longest = (31, 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28, 31, 30)
+    return day <= (longest[month - 1] if month <= 4 else 31 - (month in {6, 9, 11}))
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Turn a checked RFC 3339 text into an aware datetime; digits past the microsecond are cut.
+
+    A leap second (``:60``), which datetime cannot hold, becomes the last microsecond before it. Raises EventError
+    for the year 0000.
+    """
+    text = text.upper()
+    zone_at = next(i for i in range(len(text) - 1, 18, -1) if text[i] in "Z+-")
+    clock, zone = text[:zone_at], text[zone_at:]
+    whole, _, fraction = clock.partition(".")
+    if whole.endswith(":60"):
+        whole, fraction = whole[:-2] + "59", "999999"
+    try:
+        return datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}{zone}")
+    except ValueError:
+        raise EventError("time", "lies outside what datetime can hold", hint="read the text instead") from None
+
+
+def format_timestamp(when: datetime) -> str:
+    """Write an aware datetime as RFC 3339; an offset with seconds becomes UTC."""
+    offset = when.utcoffset()
+    if offset is None:
+        raise EventError("time", "must carry an offset", hint="a naive datetime names no moment: use tzinfo=UTC")
+    if offset % timedelta(minutes=1):
+        when = when.astimezone(UTC)
+    text = when.isoformat()
+    return text[:-6] + "Z" if text.endswith("+00:00") else text
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it may name an attribute: one or more of a-z and 0-9, and not "data"."""
+    if name == "data":
+        raise EventError("data", "is not an attribute")
+    if not _name(name):
+        near = re.sub("[^a-z0-9]", "", name.lower())
+        shown = name if name.isascii() and name.isprintable() and len(name) <= 64 else "attribute"
+        raise EventError(
+            shown, "attribute names use only a-z and 0-9", hint=f"did you mean {near[:64]!r}?" if near else ""
+        )
+    return name
+
+
+def check_string(name: str, value: str) -> str:
+    """Return ``value`` if the String type allows every character in it."""
+    if not (value.isascii() and value.isprintable()) and _forbidden(value):
+        raise EventError(name, "holds a control character, noncharacter or lone surrogate")
+    return value
+
+
+def check_value(name: str, value: object) -> Value:
+    """Return the canonical form of ``value`` for any attribute; raise EventError if no CloudEvents type fits."""
+    kind = type(value)
+    if kind is str:
+        return check_string(name, value)  # type: ignore[arg-type]
+    if kind is bool:
+        return value  # type: ignore[return-value]
+    if isinstance(value, int):
+        if INT_MIN <= value <= INT_MAX:
+            return int(value)
+        raise EventError(name, "Integer must fit 32 bits", hint="use a string for larger numbers")
+    return _convert(name, value)
+
+
+def _convert(name: str, value: object) -> str:
+    if isinstance(value, datetime):
+        try:
+            return format_timestamp(value)
+        except EventError as error:
+            raise EventError(name, error.rule, hint=error.hint) from None
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, str):
+        return check_string(name, str.__str__(value))
+    if _is_url(value):
+        return check_string(name, str(value))
+    hint = "write a float as a string" if isinstance(value, float) else ""
+    rule = "must be str, int, bool, bytes, an aware datetime or a URL"
+    raise EventError(name, rule, hint=hint, value_type=type(value))
+
+
+def _is_url(value: object) -> bool:
+    yarl = sys.modules.get("yarl")
+    return yarl is not None and isinstance(value, yarl.URL)
+
+
+def parse_integer(name: str, value: Value) -> int:
+    """Read an Integer that may have come as text, as in HTTP headers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and len(value) <= len(str(INT_MIN)) and _integer(value):
+        number = int(value)
+        if INT_MIN <= number <= INT_MAX:
+            return number
+    raise EventError(name, "is no Integer of 32 bits")
+
+
+def parse_boolean(name: str, value: Value) -> bool:
+    """Read a Boolean that may have come as text, as in HTTP headers."""
+    if isinstance(value, bool):
+        return value
+    if value in {"true", "false"}:
+        return value == "true"
+    raise EventError(name, "is no Boolean", hint='the canonical texts are "true" and "false"')
+
+
+def are_plain(attributes: Mapping[str, Any]) -> bool:
+    """Tell quickly whether attributes that are all str obey `check_attributes`, which finds out what is wrong."""
+    get = attributes.get
+    return bool(
+        get("specversion") == SPECVERSION
+        and get("id")
+        and get("type")
+        and is_uri_reference(get("source", ""))
+        and ((time := get("time")) is None or is_timestamp(time))
+        and ((media := get("datacontenttype")) is None or is_media_type(media))
+        and get("subject") != ""
+        and ((schema := get("dataschema")) is None or is_absolute_uri(schema))
+    )
+
+
+def check_attributes(attributes: dict[str, Value]) -> dict[str, Value]:
+    """Check presence and grammar of the attributes that the specification defines; return the same dict.
+
+    Names and value types must have been checked before. Raises EventError, or UnsupportedVersion.
+    """
+    for name in ("id", "source", "type"):
+        if name not in attributes:
+            raise EventError(name, "is required")
+    if attributes.get("specversion") != SPECVERSION:
+        raise _bad_version(attributes.get("specversion"))
+    for name, (check, rule, hint) in _RULES.items():
+        value = attributes.get(name)
+        if value is None:
+            continue
+        if type(value) is not str:
+            raise EventError(name, "must be a string", value_type=type(value))
+        if not value:
+            raise EventError(name, "must not be empty")
+        if not check(value):
+            raise EventError(name, rule, hint=hint)
+    return attributes
+
+
+def _bad_version(version: object) -> EventError:
+    if version is None:
+        return EventError("specversion", "is required")
+    hint = "version 0.3 was superseded in 2019: let the producer send 1.0" if version == "0.3" else ""
+    return UnsupportedVersion("specversion", 'must be "1.0"', hint=hint)
+
+
+_RULES: dict[str, tuple[Any, str, str]] = {
+    "id": (bool, "", ""),
+    "source": (is_uri_reference, "must be a URI-reference", "percent-encode spaces and non-ASCII characters"),
+    "type": (bool, "", ""),
+    "subject": (bool, "", ""),
+    "time": (is_timestamp, "must be an RFC 3339 timestamp", "for example 2018-04-05T17:31:00Z"),
+    "datacontenttype": (is_media_type, "must be a media type", "for example application/json"),
+    "dataschema": (is_absolute_uri, "must be an absolute URI", ""),
+}
+#: The attributes that the specification itself defines; every other one is an extension.
+CORE_NAMES = frozenset({"specversion", *_RULES})

@@ -1,0 +1,205 @@
+"""Receive events over HTTP, in a process of one's own or inside an aiohttp application.
+
+    Receiver(router, host="127.0.0.1", port=8080).run()
+
+    async with Receiver(router, port=0) as receiver:
+        print(receiver.url)
+
+The handler's end decides the answer (see `settle`); `_inbound` decides everything else. Here are only sockets,
+signals and the order of starting and stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import signal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from aiohttp import web
+
+from cloudevents_kit._contract import Handler, Middleware, SyncHandler, log
+from cloudevents_kit._inbound import Inbound, Limits
+from cloudevents_kit._server import AioHttpAdapter
+
+if TYPE_CHECKING:
+    import ssl as tls
+
+_LAST_ANSWERS = 1.0
+
+
+class Receiver:
+    """Serves one handler. Durations are in seconds, sizes in bytes.
+
+    Args:
+        handler: gets each event; a plain function runs in a thread.
+        stages: middlewares around it, the first one outermost.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one, see `url`.
+        path: where events are posted; other paths are answered 404.
+        ssl: context to serve https.
+        max_body: larger bodies, inflated or not, are answered 413.
+        max_batch: events in a batch; more are answered 413.
+        max_in_flight: requests handled at once; more are answered 503 with Retry-After, their body unread.
+        body_timeout: for a body to arrive; a later one is answered 408.
+        handler_timeout: for a request to be handled; then its handler is cancelled and the answer is 503.
+        idle_timeout: for the next request on a kept-alive connection, headers included.
+        drain_delay: between readiness turning red and the listener closing, for load balancers to notice.
+        grace: for requests in flight when stopping; then they are cancelled and answered 503.
+        resources: async context managers, opened at start and closed in reverse at stop; so are stages and handler
+            that are some themselves.
+    """
+
+    def __init__(
+        self,
+        handler: Handler | SyncHandler,
+        *stages: Middleware,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        path: str = "/",
+        ssl: tls.SSLContext | None = None,
+        max_body: int = 4 * 2**20,
+        max_batch: int = 1000,
+        max_in_flight: int = 1000,
+        body_timeout: float = 10.0,
+        handler_timeout: float = 30.0,
+        idle_timeout: float = 75.0,
+        drain_delay: float = 0.0,
+        grace: float = 10.0,
+        resources: tuple[object, ...] = (),
+    ) -> None:
+        """Compose the chain; nothing is opened yet. Raises TypeError or ValueError naming the wrong argument."""
+        if not path.startswith("/"):
+            raise ValueError(f"path: must begin with /, not {path!r}")
+        limits = Limits(
+            max_body=max_body,
+            max_batch=max_batch,
+            max_in_flight=max_in_flight,
+            body_timeout=body_timeout,
+            handler_timeout=handler_timeout,
+        )
+        self._inbound = Inbound(handler, stages, limits, resources)
+        self._adapter = AioHttpAdapter(self._inbound, path)
+        self._host, self._port, self._path, self._ssl = host, port, path, ssl
+        self._idle_timeout, self._drain_delay, self._grace = idle_timeout, drain_delay, grace
+        self._runner: web.ServerRunner | None = None
+        self._site: web.TCPSite | None = None
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Events by outcome, and requests refused unread, since this object was made."""
+        return self._inbound.counts
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether events are taken: listening and not stopping."""
+        return self._adapter.ready and not self._inbound.stopping
+
+    @property
+    def port(self) -> int:
+        """The port listened on. Raises RuntimeError when not started."""
+        if self._runner is None or not self._runner.addresses:
+            raise RuntimeError("the receiver is not started")
+        return int(self._runner.addresses[0][1])
+
+    @property
+    def url(self) -> str:
+        """Where to send events. Raises RuntimeError when not started."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'https' if self._ssl else 'http'}://{host}:{self.port}{self._path}"
+
+    async def start(self) -> None:
+        """Open stages and resources, then listen. Raises OSError for a taken port, RuntimeError if started already."""
+        if self._runner is not None:
+            raise RuntimeError("the receiver is started already")
+        self._inbound.stopping = False
+        await self._inbound.lifecycle.open()
+        server = web.Server(
+            self._adapter.handle, access_log=None, keepalive_timeout=self._idle_timeout, auto_decompress=False
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=_LAST_ANSWERS)
+        try:
+            await self._runner.setup()
+            self._site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._ssl, backlog=1024)
+            await self._site.start()
+        except BaseException:
+            await self._close()
+            raise
+        self._adapter.ready = True
+        log.info("receiving at %s", self.url)
+
+    async def stop(self, *, grace: float | None = None) -> int:
+        """Stop without losing an event; return the number of requests that were cut off, and so will be sent again.
+
+        Readiness turns red, ``drain_delay`` passes, the listener closes, requests in flight have ``grace`` to end,
+        the rest is cancelled and answered 503, and stages and resources are closed in reverse. Harmless when stopped.
+        """
+        if self._runner is None or self._inbound.stopping:
+            return 0
+        self._inbound.stopping = True
+        self._adapter.ready = False
+        if self._drain_delay and grace is None:
+            await asyncio.sleep(self._drain_delay)
+        cut = 0
+        try:
+            if self._site is not None:
+                await self._site.stop()
+            if not await self._inbound.wait_idle(self._grace if grace is None else grace):
+                cut = self._inbound.cut_off()
+                await self._inbound.wait_idle(_LAST_ANSWERS)
+        finally:
+            await self._close()
+        log.info("receiver stopped, %d requests cut off", cut)
+        return cut
+
+    async def _close(self) -> None:
+        runner, self._runner, self._site = self._runner, None, None
+        try:
+            if runner is not None:
+                await runner.cleanup()
+        finally:
+            self._inbound.close()
+            await self._inbound.lifecycle.close()
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        await self.stop()
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal hurries. Uses uvloop if installed."""
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, signals.put_nowait, number)
+        await self.start()
+        log.info("stopping on %s", (await signals.get()).name)
+        stopping = asyncio.ensure_future(self.stop())
+        hurry = asyncio.ensure_future(signals.get())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            self._inbound.cut_off()
+        hurry.cancel()
+        await stopping
+
+    @property
+    def app(self) -> web.Application:
+        """A new aiohttp application to serve or to mount with ``add_subapp``; it opens and closes the stages."""
+        return self._adapter.application()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    uvloop: Any = importlib.import_module("uvloop")
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,94 @@
+"""Ask by event and get the answer by event.
+
+The direct form is `Sender.request`: the reply travels back in the answer to the request. `Requests` is for replies
+that come later, as events of their own to our own receiver:
+
+    requests = Requests(sender)
+    async with Receiver(router, requests, port=8080):
+        result = await requests.request(Event(type="com.example.price.asked", source="/shop", data={"sku": "A-1"}))
+
+It is a stage: it keeps the replies that somebody waits for and lets every other event pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from cloudevents_kit._contract import Handler, Outcome, Sink
+from cloudevents_kit._event import Event
+from cloudevents_kit._result import Ack, Result, Undelivered
+
+
+class Requests:
+    """Sends requests to ``sink`` and matches the events that answer them.
+
+    An answer names the request in causationid, or only shares its correlationid, which must then be that of no other
+    request in flight. `Event.reply` does both.
+
+    Args:
+        sink: where requests go.
+        timeout: seconds to wait for an answer, from when the request was acknowledged.
+        limit: requests that may wait at once; more are Undelivered(reason="overload").
+    """
+
+    def __init__(self, sink: Sink, *, timeout: float = 30.0, limit: int = 1000) -> None:
+        """Wait for nothing yet."""
+        if not 0 < timeout < float("inf"):
+            raise ValueError(f"timeout: must be above 0 and finite, not {timeout}")
+        if limit < 1:
+            raise ValueError(f"limit: must be 1 or more, not {limit}")
+        self._sink = sink
+        self._timeout = timeout
+        self._limit = limit
+        self._waiting: dict[str, tuple[str, asyncio.Future[Event]]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests without an answer yet."""
+        return len(self._waiting)
+
+    async def request(self, event: Event) -> Result:
+        """Send ``event`` and wait for its answer: ``Ack.reply``, or ``Ack.reply_error`` if none came in time.
+
+        A request that is not acknowledged is not waited for; its Nack or Undelivered is returned.
+        """
+        if len(self._waiting) >= self._limit:
+            return Undelivered(reason="overload", error=f"{self._limit} requests are waiting for their answers already")
+        if event.id in self._waiting:
+            raise ValueError("id: a request with this id is waiting for its answer already")
+        if "correlationid" not in event:
+            event = event.evolve(correlationid=event.id)
+        answer: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._waiting[event.id] = (event["correlationid"], answer)  # type: ignore[assignment]
+        try:
+            return await self._send_and_wait(event, answer)
+        finally:
+            del self._waiting[event.id]
+
+    async def _send_and_wait(self, event: Event, answer: asyncio.Future[Event]) -> Result:
+        result = await self._sink.send(event)
+        if not isinstance(result, Ack) or result.reply is not None:
+            return result
+        try:
+            async with asyncio.timeout(self._timeout):
+                return replace(result, reply=await answer)
+        except TimeoutError:
+            return replace(result, reply_error=f"no answer within {self._timeout:g} s")
+
+    async def __call__(self, event: Event, call_next: Handler) -> Outcome:
+        """Keep ``event`` if it answers a waiting request, else pass it on."""
+        answer = self._match(event)
+        if answer is None:
+            return await call_next(event)
+        if not answer.done():
+            answer.set_result(event)
+        return None
+
+    def _match(self, event: Event) -> asyncio.Future[Event] | None:
+        correlation, cause = event.get("correlationid"), event.get("causationid")
+        if cause is not None:
+            waiting = self._waiting.get(cause)
+            return waiting[1] if waiting is not None and waiting[0] == correlation else None
+        same = [answer for wanted, answer in self._waiting.values() if wanted == correlation]
+        return same[0] if len(same) == 1 else None

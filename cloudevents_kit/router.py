@@ -1,0 +1,193 @@
+"""Handlers by event type.
+
+    router = Router()
+
+    @router.on("com.example.order.created")
+    async def created(event: Event, order: Order) -> Event | None: ...
+
+A pattern is an exact type or a prefix that ends in ``.*``; ``source=`` and ``subject=`` narrow it and take the same
+two forms (their wildcard is a final ``*``). One handler runs per event, the most specific one: an exact type before a
+prefix, a longer prefix before a shorter one, a narrowed pattern before an open one. A second parameter makes the
+router decode the data into its annotated type.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from cloudevents_kit._contract import Handler, Outcome, as_handler, log
+from cloudevents_kit._errors import Reject
+from cloudevents_kit._event import Event
+from cloudevents_kit._typed import check_type
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MARK = "_cloudevents_patterns"
+_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Which events a handler wants."""
+
+    type: str
+    """An exact type, or a prefix that ends in ``.*``, or ``*``."""
+    source: str | None = None
+    """An exact source, or a prefix that ends in ``*``."""
+    subject: str | None = None
+    """An exact subject, or a prefix that ends in ``*``."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a pattern that can never match, or matches something else than it seems to."""
+        if not self.type or "*" in self.type[:-1] or (self.type.endswith("*") and self.type[-2:] not in {"*", ".*"}):
+            raise ValueError(f'pattern: must be a type, a prefix such as "com.example.*", or "*", not {self.type!r}')
+        for name, text in (("source", self.source), ("subject", self.subject)):
+            if text is not None and (not text or "*" in text[:-1]):
+                raise ValueError(f"{name}: must be a text, or a prefix that ends in *, not {text!r}")
+
+    def matches(self, event: Event) -> bool:
+        """Tell whether the handler wants ``event``."""
+        return all(
+            wanted is None or (value is not None and _fits(wanted, value))
+            for wanted, value in ((self.type, event.type), (self.source, event.source), (self.subject, event.subject))
+        )
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Sorts the most specific pattern first."""
+        parts = (self.type, self.source, self.subject)
+        return tuple(n for part in parts for n in ((1, 0) if part is None else (part.endswith("*"), -len(part))))
+
+
+def _fits(wanted: str, value: str) -> bool:
+    return value.startswith(wanted[:-1]) if wanted.endswith("*") else value == wanted
+
+
+def on(pattern: str, *, source: str | None = None, subject: str | None = None) -> Callable[[F], F]:
+    """Mark a method as the handler for ``pattern``, for `Router.include`. May be stacked."""
+    wanted = Pattern(pattern, source, subject)
+
+    def mark(method: F) -> F:
+        setattr(method, _MARK, (*getattr(method, _MARK, ()), wanted))
+        return method
+
+    return mark
+
+
+class Router:
+    """A handler that hands each event to the handler registered for it.
+
+    Args:
+        unhandled: what becomes of an event that no handler wants: ``"reject"`` answers 422, not to be sent again;
+            ``"ack"`` takes it and does nothing. Both are counted in `unhandled_count` and logged.
+        default: handler for events that no other one wants; then nothing is unhandled.
+    """
+
+    is_async_handler = True
+
+    def __init__(
+        self, *, unhandled: Literal["reject", "ack"] = "reject", default: Callable[..., Any] | None = None
+    ) -> None:
+        """Start without handlers."""
+        if unhandled not in {"reject", "ack"}:
+            raise ValueError(f"unhandled: must be 'reject' or 'ack', not {unhandled!r}")
+        self.unhandled_count = 0
+        self._policy = unhandled
+        self._routes: dict[Pattern, Handler] = {}
+        self._ordered: list[tuple[Pattern, Handler]] = []
+        self._found: dict[str, Handler] = {}
+        self._default: Handler = self._unwanted if default is None else bind(default)
+
+    def on(self, pattern: str, *, source: str | None = None, subject: str | None = None) -> Callable[[F], F]:
+        """Register the decorated function for ``pattern``. Raises ValueError if the pattern has a handler already."""
+        wanted = Pattern(pattern, source, subject)
+
+        def register(function: F) -> F:
+            self._add(wanted, function)
+            return function
+
+        return register
+
+    def include(self, handlers: object) -> None:
+        """Register every method of ``handlers`` that is marked with `on`, an override under the mark of its base."""
+        marked: dict[str, tuple[Pattern, ...]] = {}
+        for base in type(handlers).__mro__:
+            for name, member in vars(base).items():
+                if getattr(member, _MARK, None):
+                    marked.setdefault(name, getattr(member, _MARK))
+        if not marked:
+            raise ValueError(f"{type(handlers).__name__} has no method marked with @on(...)")
+        for name, patterns in marked.items():
+            for pattern in patterns:
+                self._add(pattern, getattr(handlers, name))
+
+    def _add(self, pattern: Pattern, function: Callable[..., Any]) -> None:
+        if pattern in self._routes:
+            raise ValueError(f"{pattern.type}: there is a handler for this pattern already")
+        self._routes[pattern] = bind(function)
+        self._ordered = sorted(self._routes.items(), key=lambda route: route[0].rank)
+        self._found.clear()
+
+    def __call__(self, event: Event) -> Any:
+        """Hand ``event`` to its handler."""
+        handler = self._found.get(event.type)
+        return handler(event) if handler is not None else self._find(event)(event)
+
+    def _find(self, event: Event) -> Handler:
+        """Return the handler for ``event``, remembered by type where nothing but the type decides."""
+        candidates = [route for route in self._ordered if _fits(route[0].type, event.type)]
+        if all(pattern.source is None and pattern.subject is None for pattern, _ in candidates):
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            found = self._found[event.type] = candidates[0][1] if candidates else self._default
+            return found
+        return next((handler for pattern, handler in candidates if pattern.matches(event)), self._default)
+
+    async def _unwanted(self, event: Event) -> Outcome:
+        self.unhandled_count += 1
+        log.warning("no handler for event: id=%r source=%r type=%r", event.id, event.source, event.type)
+        if self._policy == "reject":
+            raise Reject("no handler for this event type")
+        return None
+
+
+def bind(function: Callable[..., Any]) -> Handler:
+    """Make a handler of ``function``: with a second parameter it gets the data, decoded into the annotated type."""
+    parameters = [
+        one
+        for one in inspect.signature(function).parameters.values()
+        if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}
+    ]
+    needed = [one for one in parameters if one.default is one.empty]
+    if len(parameters) < 1 or len(needed) > 2:
+        raise TypeError(f"{_name(function)}: a handler takes the event, or the event and its data")
+    if len(needed) < 2:
+        return as_handler(function)
+    kind = _annotation(function, parameters[1].name)
+    if inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function):
+        return lambda event: function(event, event.as_type(kind))
+    return as_handler(lambda event: function(event, event.as_type(kind)))
+
+
+def _annotation(function: Callable[..., Any], name: str) -> Any:
+    target = inspect.unwrap(function)
+    target = target if inspect.isfunction(target) or inspect.ismethod(target) else type(target).__call__
+    try:
+        hints = get_type_hints(target, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"{_name(function)}: the annotation of {name!r} names {error.name!r}, which is not known at run time "
+            "(import it outside TYPE_CHECKING, and define it at module level)"
+        ) from None
+    kind = hints.get(name, Any)
+    try:
+        check_type(kind)
+    except TypeError as error:
+        raise TypeError(f"{_name(function)}: data cannot be decoded into the type of {name!r}: {error}") from None
+    return kind
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
