@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from cloudevents_kit import _http
-from cloudevents_kit._contract import log
+from cloudevents_kit import _http, _json
+from cloudevents_kit._contract import DONE, log
 from cloudevents_kit._errors import RETRYABLE_4XX, BindingError, CloudEventsError, EventError, UnsupportedVersion
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack, Nack, Result
@@ -81,6 +81,8 @@ def refuse(error: CloudEventsError) -> Answer:
 
 def respond(result: Result, mode: _http.Mode) -> Answer:
     """Answer one event; a reply travels in ``mode``, the mode of the request."""
+    if result is DONE:
+        return NO_CONTENT
     if isinstance(result, Ack):
         if result.reply is not None:
             return _reply(_encode_reply(result.reply, mode))
@@ -92,6 +94,8 @@ def respond(result: Result, mode: _http.Mode) -> Answer:
 
 def respond_batch(results: Sequence[Result]) -> Answer:
     """Answer a batch: 2xx if every event was acknowledged, else the worst status and what became of each."""
+    if all(result is DONE for result in results):
+        return NO_CONTENT
     nacks = [result for result in results if isinstance(result, Nack)]
     if not nacks:
         replies = [result.reply for result in results if isinstance(result, Ack) and result.reply is not None]
@@ -120,6 +124,8 @@ def _reply(message: _http.Message) -> Answer:
 def _listed(index: int, result: Result) -> dict[str, Any]:
     if isinstance(result, Nack):
         return {"index": index, "status": _wire_status(result), "reason": one_line(result.reason)}
+    if isinstance(result, Ack) and result.reply is not None:
+        return {"index": index, "status": 200, "reply": msgspec.Raw(_json.encode(result.reply))}
     return {"index": index, "status": 202 if isinstance(result, Ack) and result.status == 202 else 204}
 
 
@@ -187,6 +193,7 @@ class _Listed(msgspec.Struct):
     index: int
     status: int
     reason: str = ""
+    reply: msgspec.Raw = msgspec.Raw()
 
 
 class _BatchProblem(msgspec.Struct):
@@ -196,14 +203,18 @@ class _BatchProblem(msgspec.Struct):
 _batch_problem = msgspec.json.Decoder(_BatchProblem)
 
 
-def parse_batch_results(content_type: str, body: bytes, count: int) -> list[tuple[int, str]] | None:
-    """Return (status, reason) of each event in a refused batch, or None if the answer does not list all of them."""
+def parse_batch_results(content_type: str, body: bytes, count: int) -> list[tuple[int, str, Event | None]] | None:
+    """Return (status, reason, reply) of each event in a refused batch, or None if the answer does not list them all."""
     if content_type.partition(";")[0].strip().lower() != PROBLEM:
         return None
     try:
         listed = _batch_problem.decode(body).results
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = {one.index: (one.status, one_line(one.reason), _listed_reply(one.reply)) for one in listed}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, CloudEventsError):
         log.debug("a refused batch came without readable results")
         return None
-    found = {one.index: (one.status, one_line(one.reason)) for one in listed}
     return [found[index] for index in range(count)] if found.keys() == set(range(count)) else None
+
+
+def _listed_reply(raw: msgspec.Raw) -> Event | None:
+    return _json.decode(bytes(raw)) if bytes(raw) else None

@@ -25,6 +25,7 @@ class Batch:
         self.results: dict[int, Result] = {}
         self._pending: dict[int, tuple[str, bytes]] = {}
         self._attempts: dict[int, list[Attempt]] = {}
+        self._noted = 0
         self._size = 2
 
     def add(self, index: int, event_id: str, body: bytes, max_count: int, max_bytes: int) -> bool:
@@ -47,9 +48,11 @@ class Batch:
         ``own_results`` is for an answer that told the events apart. What was acknowledged, or refused for good, does
         not travel again.
         """
+        new = result.attempts[self._noted :]
+        self._noted = len(result.attempts)
         for position, index in enumerate(list(self._pending)):
             own = result if own_results is None else own_results[position]
-            self._attempts[index].append(result.attempts[-1])
+            self._attempts[index] += _own_attempts(new, own)
             self.results[index] = replace(own, attempts=tuple(self._attempts[index]), elapsed=result.elapsed)
             if own or (isinstance(own, Nack) and not own.retryable):
                 del self._pending[index]
@@ -97,9 +100,18 @@ class Reply(Protocol):
         ...
 
 
-def _own_result(result: Nack, status: int, reason: str, retryable: Callable[[int], bool]) -> Result:
+def _own_attempts(attempts: tuple[Attempt, ...], own: Result) -> list[Attempt]:
+    """Return the batch's latest attempts as the event saw them: the last of them ended with its own status."""
+    if not attempts or isinstance(own, Undelivered):
+        return [*attempts]
+    return [*attempts[:-1], replace(attempts[-1], status=own.status)]
+
+
+def _own_result(
+    result: Nack, status: int, reason: str, reply: Event | None, retryable: Callable[[int], bool]
+) -> Result:
     if 200 <= status < 300:
-        return Ack(status=status)
+        return Ack(status=status, reply=reply)
     return Nack(status=status, reason=reason, retryable=retryable(status), retry_after=result.retry_after)
 
 

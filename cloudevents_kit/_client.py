@@ -5,22 +5,27 @@ Knows nothing of events and retries. Redirects are never followed.
 
 from __future__ import annotations
 
+import asyncio
 import ssl as tls
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
 from cloudevents_kit._deadline import Deadlines
 from cloudevents_kit._result import Reason, Undelivered
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping
 
     from aiohttp.abc import AbstractStreamWriter
 
 _NO_AUTO_HEADERS = frozenset({"Content-Type"})
+
+
+#: "peer": it ended too early; "limit": it is too large; "coding": its Content-Encoding is corrupt.
+Cut = Literal["", "peer", "limit", "coding"]
 
 
 class Reply(NamedTuple):
@@ -29,8 +34,8 @@ class Reply(NamedTuple):
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
-    cut: Literal["", "peer", "limit"]
-    """Who cut the body off, if it is not complete."""
+    cut: Cut
+    """Why the body is not complete, if it is not."""
 
     def values(self, name: bytes) -> list[str]:
         """Return the values of every header ``name`` (lower case)."""
@@ -94,11 +99,12 @@ class Client:
         self._max_reply = max_reply
         self._concurrency = concurrency
         self._session = session
-        self._owned = session is None
+        self._given = session
         self._deadlines = Deadlines(timeout)
         self._warm: set[Any] = set()
         self._options: dict[str, Any] = {
             "allow_redirects": False,
+            "raise_for_status": False,  # whatever the caller's session says
             "timeout": aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout),
         }
         if ssl is not None:
@@ -109,47 +115,55 @@ class Client:
     async def open(self) -> None:
         """Open the pool, unless the session is the caller's."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(
+            self._session = self._given or aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._concurrency),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=_NO_AUTO_HEADERS,
             )
 
     async def close(self) -> None:
-        """Close the pool, unless the session is the caller's."""
+        """End what is in flight, and close the pool unless the session is the caller's."""
+        session, self._session = self._session, None
+        self._deadlines.expire_all()
         self._deadlines.close()
         self._warm.clear()
-        session, self._session = self._session, self._session if not self._owned else None
-        if self._owned and session is not None:
+        if session is not None and session is not self._given:
             await session.close()
 
-    @property
-    def is_open(self) -> bool:
-        """Tell whether `post` can be called."""
-        return self._session is not None
-
-    async def post(self, headers: Mapping[str, str], body: bytes, *, fresh: bool = False) -> Reply | Undelivered:
+    async def post(
+        self, headers: Mapping[str, str], body: bytes, *, fresh: bool = False, within: float | None = None
+    ) -> Reply | Undelivered:
         """Send one request; return the answer, or why there is none.
 
         `STALE` says that the peer had closed a kept-alive connection that was used once more: repeat the request at
-        once, with ``fresh``, over another one.
+        once, with ``fresh``, over another one. ``within`` limits the seconds further.
         """
         if self._url is None:
             return Undelivered(reason="invalid-url", error="the URL must be http:// or https:// and name a host")
-        if self._session is None:
+        session = self._session
+        if session is None:
             return Undelivered(reason="closed", error="the sender is closed")
         payload = _Body(body)
+        answered: aiohttp.ClientResponse | None = None
         try:
-            with self._deadlines.start():
-                async with self._session.post(self._url, data=payload, headers=headers, **self._options) as response:
+            with self._deadlines.start() as deadline:
+                if within is not None and within < self._deadlines.seconds:
+                    asyncio.get_running_loop().call_later(within, deadline.expire)
+                async with session.post(self._url, data=payload, headers=headers, **self._options) as response:
+                    answered = response
                     content, cut = await _read(response, self._max_reply)
                     self._remember(payload.transport)
                     return Reply(response.status, response.raw_headers, content, cut)
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+            if answered is not None:  # the time was over before the body was; the status stands
+                return Reply(answered.status, answered.raw_headers, b"", "peer")
+            if session.closed or self._session is not session:
+                return Undelivered(reason="closed", error="the sender was closed", possibly_delivered=payload.began)
             if not fresh and payload.transport in self._warm and isinstance(error, _BROKEN):
                 self._warm.discard(payload.transport)
                 return STALE
-            return _diagnose(error, began=payload.began, closed=self._session.closed)
+            reason, text = _classify(error, began=payload.began)
+            return Undelivered(reason=reason, error=text, possibly_delivered=payload.began)
 
     def _remember(self, transport: Any) -> None:
         """Note that ``transport`` has carried an answer: should it break before the next one, it was stale."""
@@ -167,12 +181,12 @@ def _parse(url: str) -> URL | None:
         raise TypeError(f"url: must be a str, not {type(url).__name__}")
     try:
         parsed = URL(url)
+        return parsed if parsed.scheme in {"http", "https"} and parsed.host else None
     except ValueError:
         return None
-    return parsed if parsed.scheme in {"http", "https"} and parsed.host else None
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, Literal["", "peer", "limit"]]:
+async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, Cut]:
     """Read the body, up to ``limit`` inflated bytes; an answer's status stands even if its body breaks off."""
     content = response.content
     if content.is_eof() and content.exception() is None:
@@ -186,19 +200,12 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, Li
             size += len(chunk)
             if size > limit:
                 return b"".join(chunks)[:limit], "limit"
-    except (aiohttp.ClientError, OSError):
-        return b"".join(chunks), "peer"
+    except (aiohttp.ClientError, OSError) as error:
+        return b"".join(chunks), "coding" if isinstance(error.__cause__, ContentEncodingError) else "peer"
     return b"".join(chunks), ""
 
 
-def _diagnose(error: Exception, *, began: bool, closed: bool) -> Undelivered:
-    reason, text = _classify(error, began=began, closed=closed)
-    return Undelivered(reason=reason, error=text, possibly_delivered=began)
-
-
-def _classify(error: Exception, *, began: bool, closed: bool) -> tuple[Reason, str]:
-    if isinstance(error, aiohttp.InvalidURL):
-        return "invalid-url", "the URL is not valid"
+def _classify(error: Exception, *, began: bool) -> tuple[Reason, str]:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "dns", "the host name could not be resolved"
     if isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch | tls.SSLError):
@@ -211,9 +218,9 @@ def _classify(error: Exception, *, began: bool, closed: bool) -> tuple[Reason, s
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
         return "protocol", "the answer is not valid HTTP"
     if isinstance(error, RuntimeError):
-        if not closed:
-            raise error
-        return "closed", "the session is closed"
+        raise error
+    if isinstance(error, ValueError):
+        return "invalid-url", "no request can be made of this URL with these headers"
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError | aiohttp.ClientOSError):
         return "reset", "the connection was closed before the answer"
     return "network", _short(error)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import wraps
 from types import MappingProxyType
@@ -57,7 +57,8 @@ class Sink(Protocol):
 _event: ContextVar[Event | None] = ContextVar("cloudevents_kit.event", default=None)
 _headers: ContextVar[Sequence[tuple[bytes, bytes]]] = ContextVar("cloudevents_kit.headers", default=())
 
-_DONE = Ack(status=204)
+#: The result of an event that was handled and has no reply.
+DONE = Ack(status=204)
 _STORED = Ack(status=202)
 
 
@@ -99,8 +100,8 @@ def as_handler(function: Handler | SyncHandler) -> Handler:
     if not callable(function):
         msg = f"handler: must be callable, not {type(function).__name__}"
         raise TypeError(msg)
-    call = function if inspect.isfunction(function) or inspect.ismethod(function) else type(function).__call__
-    if inspect.iscoroutinefunction(call) or getattr(function, "is_async_handler", False):
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    if is_async or getattr(function, "is_async_handler", False):
         return function  # type: ignore[return-value]
 
     @wraps(function)
@@ -112,24 +113,30 @@ def as_handler(function: Handler | SyncHandler) -> Handler:
 
 
 async def settle(handler: Handler, event: Event) -> Result:
-    """Run ``handler`` and turn its end into the outcome to answer.
+    """Run ``handler`` and turn its end into the outcome to answer; see `settle_each`."""
+    results: list[Result] = []
+    await settle_each(handler, (event,), results)
+    return results[0]
+
+
+async def settle_each(handler: Handler, events: Iterable[Event], results: list[Result]) -> None:
+    """Run ``handler`` for one event after the other and append what its end means to ``results``.
 
     None is handled, an Event is the reply, ACCEPTED is stored. A `Refusal` keeps its status; an `EventError` that
     blames this event can never be mended, 422; a time limit of the handler's own is 503; anything else is 500, logged
     with its traceback.
     """
-    token = _event.set(event)
+    outer = _event.set(None)
     try:
-        outcome = await handler(event)
-        return _DONE if outcome is None else _accepted(outcome, event)
-    except Refusal as refusal:
-        return Nack(
-            status=refusal.status, reason=refusal.reason, retryable=refusal.retryable, retry_after=refusal.after
-        )
-    except Exception as error:  # noqa: BLE001 - this is the place where exceptions become outcomes
-        return _failure(error, event)
+        for event in events:
+            _event.set(event)
+            try:
+                outcome = await handler(event)
+                results.append(DONE if outcome is None else _accepted(outcome, event))
+            except Exception as error:  # noqa: BLE001 - this is the place where exceptions become outcomes
+                results.append(_failure(error, event))
     finally:
-        _event.reset(token)
+        _event.reset(outer)
 
 
 def _accepted(outcome: object, event: Event) -> Result:
@@ -145,6 +152,8 @@ def _accepted(outcome: object, event: Event) -> Result:
 
 
 def _failure(error: Exception, event: Event) -> Nack:
+    if isinstance(error, Refusal):
+        return Nack(status=error.status, reason=error.reason, retryable=error.retryable, retry_after=error.after)
     if isinstance(error, EventError) and error.key == event.key:
         log.warning("event does not fit its handler: %s: %s", _name(event), error)
         return Nack(status=422, reason=str(error))

@@ -7,9 +7,12 @@ so that package's functions take it as it is.
 
 from __future__ import annotations
 
+import builtins
 import os
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import datetime
+from time import gmtime, strftime, time_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -24,7 +27,6 @@ from cloudevents_kit._values import (
     check_attributes,
     check_name,
     check_value,
-    format_timestamp,
     parse_boolean,
     parse_integer,
     parse_timestamp,
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from cloudevents.core.base import BaseCloudEvent
 
 T = TypeVar("T")
-Kind = type
 
 
 class _Unset:
@@ -45,6 +46,7 @@ class _Unset:
 
 
 _UNSET: Final = _Unset()
+_new = object.__new__
 
 
 class _Blame:
@@ -105,12 +107,15 @@ class Event:
             "dataschema": dataschema,
             **extensions,
         }
-        self._fill(given, data)
+        self._fill(given, data, given.keys())
 
-    def _fill(self, given: Mapping[str, object], data: object) -> None:
-        attributes = {name: check_value(check_name(name), value) for name, value in given.items() if value is not None}
-        if len(attributes) > 8 or not attributes.keys() <= CORE_NAMES:
-            check_known_extensions(attributes)
+    def _fill(self, given: Mapping[str, object], data: object, built: AbstractSet[str]) -> None:
+        """Check and take everything; the rules of documented extensions are for the names in ``built``."""
+        attributes: dict[str, Value] = {name: value for name, value in given.items() if value is not None}  # type: ignore[misc]
+        extended = not attributes.keys() <= CORE_NAMES
+        if extended or not _are_plain_strings(attributes.values()):
+            attributes = {check_name(name): check_value(name, value) for name, value in attributes.items()}
+            check_known_extensions(attributes, built)
         self._attributes = check_attributes(attributes)
         self._raw, self._form = b"", _payload.ABSENT
         if data is not _UNSET:
@@ -118,10 +123,10 @@ class Event:
             if self._form == _payload.JSON and "datacontenttype" not in attributes:
                 attributes["datacontenttype"] = _payload.JSON_TYPE
 
-    @classmethod
-    def _checked(cls, attributes: dict[str, Value], raw: bytes, form: int) -> Event:
+    @staticmethod
+    def _checked(attributes: dict[str, Value], raw: bytes, form: int) -> Event:
         """Take parts that a codec has already checked."""
-        event = cls.__new__(cls)
+        event = _new(Event)
         event._attributes = attributes
         event._raw = raw
         event._form = form
@@ -137,7 +142,7 @@ class Event:
             return thing
         attributes, data = _sdk_parts(thing)
         event = cls.__new__(cls)
-        event._fill(attributes, _UNSET if data is None else data)
+        event._fill(attributes, _UNSET if data is None else data, frozenset())
         return event
 
     @property
@@ -244,7 +249,7 @@ class Event:
         with _Blame(self):
             return _payload.read(self._raw, self._form, self.datacontenttype) if self._form else None
 
-    def as_type(self, kind: Kind[T]) -> T:
+    def as_type(self, kind: builtins.type[T]) -> T:
         """Return the data as ``kind``: a dataclass, TypedDict, msgspec Struct, pydantic model or any type of those.
 
         Raises DataError if it does not fit; the message names the field.
@@ -262,7 +267,7 @@ class Event:
         """
         data = changes.pop("data", _UNSET)
         event = Event.__new__(type(self))
-        event._fill({**self._attributes, **changes}, data)
+        event._fill({**self._attributes, **changes}, data, changes.keys())
         if data is _UNSET and self._form != _payload.ABSENT:
             same = event.datacontenttype == self.datacontenttype
             event._raw, event._form = self._raw, self._form if same else _payload.BODY
@@ -278,7 +283,8 @@ class Event:
         """Compare by value: attributes, presence of data, and the data (JSON by meaning, not by spelling)."""
         if not isinstance(other, Event):
             return NotImplemented
-        return self._comparable() == other._comparable() and _same_payload(self, other)
+        mine, theirs = self._comparable(), other._comparable()
+        return mine == theirs and _same_types(mine, theirs) and _same_payload(self, other)
 
     def __hash__(self) -> int:
         """Hash by `key`."""
@@ -344,8 +350,25 @@ class Event:
         return value if isinstance(value, dict) or (isinstance(value, str) and not is_json) else self._raw
 
 
+def _are_plain_strings(values: Iterable[object]) -> bool:
+    return {*map(type, values)} == _ONLY_STR and "".join(values).isprintable()  # type: ignore[arg-type]
+
+
+_ONLY_STR = {str}
+_second: tuple[int, str] = (0, "")
+
+
 def _now() -> str:
-    return format_timestamp(datetime.now(UTC))
+    """Write the present as RFC 3339, in microseconds; the text of the current second is kept."""
+    global _second  # noqa: PLW0603 - replaced as a whole, so threads see one or the other
+    seconds, rest = divmod(time_ns(), 10**9)
+    if _second[0] != seconds:
+        _second = (seconds, strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds)))
+    return f"{_second[1]}.{rest // 1000:06d}Z"
+
+
+def _same_types(some: dict[str, Value], others: dict[str, Value]) -> bool:
+    return all(type(value) is type(others[name]) for name, value in some.items())  # for Python, 1 is True
 
 
 def _same_payload(one: Event, other: Event) -> bool:
@@ -357,7 +380,7 @@ def _same_payload(one: Event, other: Event) -> bool:
         return _payload.is_json(one._form, one.datacontenttype) and _payload.canonical(one._raw) == _payload.canonical(
             other._raw
         )
-    except DataError:
+    except (DataError, RecursionError):
         return False
 
 

@@ -1,12 +1,13 @@
 """Rules of the extension attributes that the CloudEvents project documents, checked when an event is built.
 
-On receipt extensions pass untouched, as the specification asks of intermediaries. Each rule names its document
-(cloudevents/extensions/<name>.md).
+On receipt extensions pass untouched, as the specification asks of intermediaries; so they do when other attributes of
+a received event are changed. Each rule names its document (cloudevents/extensions/<name>.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 from cloudevents_kit._errors import EventError
 from cloudevents_kit._values import Value, is_absolute_uri, is_timestamp, is_uri_reference, parse_timestamp
@@ -50,17 +51,24 @@ _RULES: dict[str, tuple[Callable[[Value], bool], str]] = {
 }
 _NEEDS = {"severitytext": "severitynumber", "authid": "authtype", "authclaims": "authtype", "tracestate": "traceparent"}
 
+_PERIOD = frozenset({"deprecationfrom", "deprecationsunset"})  # compared with one another
 
-def check_known_extensions(attributes: Mapping[str, Value]) -> None:
-    """Check every documented extension among ``attributes``; raise EventError for the first that breaks its rule."""
-    for name in attributes.keys() & _RULES.keys():
+
+def check_known_extensions(attributes: Mapping[str, Value], built: AbstractSet[str]) -> None:
+    """Check the documented extensions among ``attributes`` that the names in ``built``, set or removed, bear upon.
+
+    Raises EventError for the first that breaks its rule.
+    """
+    if not built.isdisjoint(_PERIOD):
+        built = built | _PERIOD
+    for name in attributes.keys() & _RULES.keys() & built:
         check, rule = _RULES[name]
         if not check(attributes[name]):
             raise EventError(name, rule)
     for name in attributes.keys() & _NEEDS.keys():
-        if _NEEDS[name] not in attributes:
+        if _NEEDS[name] not in attributes and not built.isdisjoint({name, _NEEDS[name]}):
             raise EventError(name, f"needs {_NEEDS[name]} beside it")
-    if attributes.get("deprecationsunset") is not None:
+    if "deprecationsunset" in attributes and "deprecationsunset" in built:
         _check_order(attributes, "deprecationfrom", "deprecationsunset")
 
 

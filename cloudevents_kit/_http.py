@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 from cloudevents_kit import _json, _payload
 from cloudevents_kit._errors import BindingError, EventError
 from cloudevents_kit._event import Event
-from cloudevents_kit._values import Value, are_plain, check_attributes, check_name, check_string
+from cloudevents_kit._values import Value, are_plain, check_attributes, check_name, check_string, shown
 
 Mode = Literal["binary", "structured"]
 Kind = Literal["binary", "structured", "batch"]
@@ -28,6 +28,7 @@ _REMEMBERED = 1024
 
 # Text that stands in a header as itself: printable ASCII but for space, percent sign and quotation mark (3.1.3.2).
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '%"')
+_SAFE_BYTES = _SAFE.encode()
 _PLAIN = (_SAFE + " \n").encode()
 _plain_text = re.compile("[!#$&-~]*").fullmatch
 _quoted = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL).fullmatch
@@ -111,31 +112,27 @@ def decode(headers: Headers, body: bytes, inflate: Callable[[bytes, str], bytes]
         EventError: an event breaks a rule; answer 400.
         BindingError: there is no readable event; its status is the answer.
     """
-    names = []
-    values = []
-    for name, value in headers:
-        attribute = _attribute_of[name]
-        if attribute:
-            names.append(attribute)
-            values.append(value)
-    block = b"\n".join(values)
-    if not block.translate(None, _PLAIN) and block.count(b"\n") == len(values) - 1:
-        texts = block.decode("ascii").split("\n")
-        attributes: dict[str, str] = dict(zip(names, texts, strict=True))
-    else:
-        attributes = {}
-    if len(attributes) != len(names) or _CODING in attributes:
-        return _decode_unusual(names, values, body, inflate)
+    found = [(attribute, value) for name, value in headers if (attribute := _attribute_of[name])]
+    if len(found) == 1 and found[0][0] == "datacontenttype":
+        kind = _kind_of[found[0][1].decode("latin-1")]
+        if kind != "binary":
+            return Received(kind, _formatted(kind, body))
+    raws = dict(found)
+    block = b"\n".join(raws.values())
+    strange = block.translate(None, _PLAIN) or block.count(b"\n") != len(raws) - 1
+    if strange or len(raws) != len(found) or _CODING in raws:
+        return _decode_unusual(found, body, inflate)
+    attributes = dict(zip(raws, block.decode("ascii").split("\n"), strict=True))
     kind = _kind_of[attributes.get("datacontenttype")]
     return Received(kind, [_binary(attributes, body)] if kind == "binary" else _formatted(kind, body))
 
 
 def _decode_unusual(
-    names: list[str], values: list[bytes], body: bytes, inflate: Callable[[bytes, str], bytes] | None
+    found: list[tuple[str, bytes]], body: bytes, inflate: Callable[[bytes, str], bytes] | None
 ) -> Received:
-    """Read a message that has escapes, repeated headers, a Content-Encoding, or no header of interest."""
-    content_type = _only(names, values, "datacontenttype")
-    coding = _only(names, values, _CODING)
+    """Read a message that has escapes, repeated headers or a Content-Encoding."""
+    content_type = _only(found, "datacontenttype")
+    coding = _only(found, _CODING)
     kind = _kind_of[content_type]
     if coding is not None and coding.strip().lower() != "identity":
         if coding.strip().lower() not in ENCODINGS:
@@ -144,20 +141,20 @@ def _decode_unusual(
     if kind != "binary":
         return Received(kind, _formatted(kind, body))
     attributes = {}
-    for name, value in zip(names, values, strict=True):
+    for name, value in found:
         if name == _CODING:
             continue
         if name in attributes:
-            raise EventError(name, "is repeated")
-        attributes[name] = content_type or "" if name == "datacontenttype" else decode_value(name, value)
+            raise EventError(shown(name), "is repeated")
+        attributes[name] = content_type or "" if name == "datacontenttype" else decode_value(shown(name), value)
     return Received(kind, [_binary(attributes, body)])
 
 
-def _only(names: list[str], values: list[bytes], wanted: str) -> str | None:
-    found = [value for name, value in zip(names, values, strict=True) if name == wanted]
-    if len(found) > 1:
+def _only(found: list[tuple[str, bytes]], wanted: str) -> str | None:
+    values = [value for name, value in found if name == wanted]
+    if len(values) > 1:
         raise BindingError(400, "Content-Type or Content-Encoding is repeated")
-    return found[0].decode("latin-1") if found else None
+    return values[0].decode("latin-1") if values else None
 
 
 def _formatted(kind: Kind, body: bytes) -> list[Event]:
@@ -227,12 +224,10 @@ def encode(event: Event, mode: Mode) -> Message:
         return Message({"Content-Type": _json.CONTENT_TYPE}, _json.encode(event))
     if mode != "binary":
         raise ValueError(f"mode: must be 'binary' or 'structured', not {mode!r}")
-    headers = {}
-    size = 0
-    for name, value in event._attributes.items():
-        text = encode_value(value)
-        size += len(text)
-        headers[_header_of[name]] = text
+    attributes = event._attributes
+    if not _travel_as_they_are(attributes.values()):
+        attributes = {name: encode_value(value) for name, value in attributes.items()}
+    headers: dict[str, str] = {_header_of[name]: value for name, value in attributes.items()}  # type: ignore[misc]
     content_type = event.datacontenttype
     if content_type is not None:
         if content_type[:23].lower() == "application/cloudevents":
@@ -240,9 +235,17 @@ def encode(event: Event, mode: Mode) -> Message:
         headers["Content-Type"] = content_type
     elif event._form == _payload.JSON:
         headers["Content-Type"] = _payload.JSON_TYPE
-    if size > _MAX_HEADER_TEXT or len(headers) > _MAX_HEADER_COUNT:
+    if len(headers) > _MAX_HEADER_COUNT or sum(map(len, headers.values())) > _MAX_HEADER_TEXT:
         return encode(event, "structured")
     return Message(headers, event._raw)
+
+
+def _travel_as_they_are(values: Iterable[Value]) -> bool:
+    """Tell whether every attribute value is text that a header takes without escapes."""
+    try:
+        return not "".join(values).encode().translate(None, _SAFE_BYTES)  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 class _HeaderNames(dict[str, str]):

@@ -8,12 +8,23 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from cloudevents_kit import _answer, _http
 from cloudevents_kit._answer import Answer
-from cloudevents_kit._contract import Handler, Middleware, SyncHandler, as_handler, log, set_headers, settle, wrap
+from cloudevents_kit._contract import (
+    DONE,
+    Handler,
+    Middleware,
+    SyncHandler,
+    as_handler,
+    log,
+    set_headers,
+    settle_each,
+    wrap,
+)
 from cloudevents_kit._deadline import Deadlines
 from cloudevents_kit._errors import BindingError, EventError
 from cloudevents_kit._event import Event
@@ -33,7 +44,7 @@ class Limits:
     max_body: int = 4 * 2**20
     """Larger bodies, inflated or not, are answered 413."""
     max_batch: int = 1000
-    """Events in a batch; more are answered 413."""
+    """Events in a batch; more are answered 413. 0: no batches, which are answered 415."""
     max_in_flight: int = 1000
     """Requests handled at once; more are answered 503 with Retry-After before their body is read."""
     body_timeout: float = 10.0
@@ -42,8 +53,10 @@ class Limits:
     """For a request to be handled; then its handler is cancelled and the answer is 503."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a limit that is not above 0."""
+        """Raise ValueError for a limit that is not above 0, where 0 means nothing."""
         for name in self.__slots__:
+            if name == "max_batch" and self.max_batch == 0:
+                continue
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: must be above 0 and finite, not {getattr(self, name)}")
 
@@ -67,6 +80,7 @@ class Inbound:
         self._handler = wrap(as_handler(handler), *stages)
         self._deadlines = Deadlines(limits.handler_timeout)
         self._idle: asyncio.Event | None = None
+        self._hurry = asyncio.Event()
 
     def probe(self, method: str, path: str, *, ready: bool) -> Answer | None:
         """Answer the health and readiness probes; None for any other path."""
@@ -94,8 +108,13 @@ class Inbound:
         if self._idle is not None and not self.in_flight:
             self._idle.set()
 
+    def reopen(self) -> None:
+        """Begin anew after a stop."""
+        self.stopping = False
+        self._hurry = asyncio.Event()
+
     async def wait_idle(self, seconds: float) -> bool:
-        """Wait until no request is in flight, at most ``seconds``; tell whether that came true."""
+        """Wait until no request is in flight, at most ``seconds`` and not past `hurry`; tell whether that came true."""
         self._idle = asyncio.Event()
         if not self.in_flight:
             return True
@@ -104,11 +123,24 @@ class Inbound:
                 await self._idle.wait()
         except TimeoutError:
             return False
-        return True
+        return not self._hurry.is_set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait ``seconds``, but not past `hurry`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+
+    def hurry(self) -> None:
+        """Let nobody wait here any more, until `reopen`."""
+        self._hurry.set()
+        if self._idle is not None:
+            self._idle.set()
 
     def cut_off(self) -> int:
-        """Cancel the handlers that still run, which answers 503; return their number."""
-        return self._deadlines.expire_all()
+        """Cancel the handlers that still run, which answers 503; return the number of requests in flight."""
+        self._deadlines.expire_all()
+        return self.in_flight
 
     def close(self) -> None:
         """Let go of the timer."""
@@ -122,31 +154,39 @@ class Inbound:
             if len(body) > self.limits.max_body:
                 raise BindingError(413, f"the body is larger than {self.limits.max_body} bytes")
             kind, events = _http.decode(headers, body, inflate)
-            if len(events) > self.limits.max_batch:
-                raise BindingError(413, f"the batch has more than {self.limits.max_batch} events")
+            if kind == "batch":
+                self._check_batch(len(events))
         except (EventError, BindingError) as error:
             self.counts["unreadable"] += 1
             log.warning("request refused: %s", error)
             return _answer.refuse(error)
         set_headers(headers)
+        results = await self._settle(events)
         if kind == "batch":
-            return _answer.respond_batch(await self._settle_all(events))
-        (result,) = await self._settle_all(events)
-        return _answer.respond(result, kind)
+            return _answer.respond_batch(results)
+        return _answer.respond(results[0], kind)
 
-    async def _settle_all(self, events: list[Event]) -> list[Result]:
+    def _check_batch(self, count: int) -> None:
+        limit = self.limits.max_batch
+        if not limit:
+            raise BindingError(415, "batches are not taken here: send one event per request")
+        if count > limit:
+            raise BindingError(413, f"the batch has more than {limit} events")
+
+    async def _settle(self, events: list[Event]) -> list[Result]:
         """Handle ``events`` one after the other, within one time limit; those it cuts off are to be sent again."""
         results: list[Result] = []
         try:
             with self._deadlines.start():
-                for event in events:
-                    results.append(await settle(self._handler, event))  # noqa: PERF401 - keeps what is done on time-out
+                await settle_each(self._handler, events, results)
         except TimeoutError:
             cut = _STOPPING if self.stopping else _OUT_OF_TIME
             log.warning("%d events cut off: %s", len(events) - len(results), cut.reason)
             results += [cut] * (len(events) - len(results))
-        for result in results:
-            self.counts[result.outcome] += 1
+        done = results.count(DONE)
+        self.counts["ack"] += done
+        if done < len(results):
+            self.counts.update([result.outcome for result in results if result is not DONE])
         return results
 
     def inflate(self, body: bytes, coding: str) -> bytes:

@@ -1,10 +1,10 @@
 """JSON event format (CloudEvents JSON Format 1.0): bytes to events and back, one or a batch.
 
-The fast path decodes an envelope straight into a dict of attributes and leaves ``data`` as the bytes that came. What
-is left to prove is that no member was repeated or skipped, and a count of quotation marks does that: the decoded
-members account for a number of quotes, and any further member adds to it. Whatever does not add up, an escaped quote
-in an attribute, an extension met for the first time, a null, a mistake, takes the slow path, which looks at each
-member and can name the one that is wrong. Both paths accept the same events.
+The fast path decodes an envelope straight into a dict of attributes and leaves ``data`` as the bytes that
+came. What is left to prove is that no member was repeated or skipped, and a count of quotation marks does that: a
+decoded string member accounts for four, a number and the name of ``data`` for two, and any further member or escaped
+quote would add to them. Whatever does not add up, a null, an extension met for the first time, a mistake, takes the
+slow path, which looks at each member and can name the one that is wrong. Both paths take the same events.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, TypedDict, TypeVar
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, Required, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -26,10 +27,13 @@ from cloudevents_kit._values import (
     INT_MAX,
     INT_MIN,
     Value,
-    are_plain,
     check_attributes,
     check_name,
     check_value,
+    is_absolute_uri,
+    is_media_type,
+    is_timestamp,
+    is_uri_reference,
 )
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -39,36 +43,52 @@ _LEARNED_NAMES = 32
 T = TypeVar("T")
 _Members = dict[str, Any]
 _Scalar = str | int | float | bool | None
+make = Event._checked
 
 
 class _Envelope:
-    """The decoders of the fast path, and the extension names they know.
+    """The decoders of the fast path, and the extensions they know, each with the type it had when first met.
 
-    Names are learned from traffic, at most `_LEARNED_NAMES` of them: beyond that, events with other extensions keep
-    to the slow path, so that hostile names cost nothing more.
+    Extensions are learned from traffic, at most `_LEARNED_NAMES` of them: beyond that, events with others keep to the
+    slow path, so that hostile names cost nothing more.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._names: tuple[str, ...] = ("partitionkey", "traceparent", "correlationid", "causationid", "sequence")
+        self._types: dict[str, Any] = dict.fromkeys(
+            ("partitionkey", "traceparent", "correlationid", "causationid"), str
+        )
         self._build()
 
     def _build(self) -> None:
-        fields = dict.fromkeys((*CORE_NAMES, *self._names), _Scalar)
         make: Any = TypedDict
-        shape = make("shape", {**fields, "data": Raw, "data_base64": _Scalar}, total=False)
-        self.one: Callable[[bytes], _Members] = msgspec.json.Decoder(shape).decode
-        self.many: Callable[[bytes], list[_Members]] = msgspec.json.Decoder(list[shape]).decode
+        shape: Any = make("shape", {**_CORE, **self._types, "data": Raw}, total=False)
+        one: Callable[[bytes], _Members] = msgspec.json.Decoder(shape).decode
+        many: Callable[[bytes], list[_Members]] = msgspec.json.Decoder(types.GenericAlias(list, (shape,))).decode
+        # One tuple, so that a decoder is never used with the names of another. Numbers and Booleans have no quotes.
+        self.current = (one, many, frozenset(name for name, kind in self._types.items() if kind is not str))
 
-    def learn(self, names: Iterable[str]) -> None:
-        """Take further extension names onto the fast path."""
+    def learn(self, attributes: Mapping[str, Value]) -> None:
+        """Take the extensions among ``attributes`` onto the fast path."""
         with self._lock:
-            new = [name for name in names if name not in CORE_NAMES and name not in self._names]
-            if new and len(self._names) + len(new) <= _LEARNED_NAMES:
-                self._names += tuple(new)
+            new = {name: _TYPES[type(value)] for name, value in attributes.items() if name not in CORE_NAMES}
+            if not new.keys() <= self._types.keys() and len(new.keys() | self._types.keys()) <= _LEARNED_NAMES:
+                self._types = {**new, **self._types}
                 self._build()
 
 
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_CORE: dict[str, Any] = {
+    "specversion": Required[Literal["1.0"]],
+    "id": Required[_Text],
+    "source": Required[str],
+    "type": Required[_Text],
+    "subject": _Text,
+    "time": str,
+    "datacontenttype": str,
+    "dataschema": str,
+}
+_TYPES: dict[type, Any] = {str: str, bool: bool, int: Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)]}
 _envelope = _Envelope()
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -83,74 +103,70 @@ def is_utf8(text: bytes) -> bool:
 
 def decode(body: bytes) -> Event:
     """Read one event; raise EventError, or BindingError if ``body`` is no JSON object at all."""
+    one, _, unquoted = _envelope.current
     try:
-        members = _envelope.one(body)
+        members = one(body)
     except _MALFORMED:
         return _decode_slowly(body)
     raw = bytes(members.pop("data", b""))
-    if raw and body.endswith(raw, 0, -1):
-        head = body[: -len(raw) - 1]
-        quotes, clean = head.count(b'"'), b"\\" not in head
-    else:
-        quotes, clean = body.count(b'"') - raw.count(b'"'), False
-    found = _assemble(members, raw, clean=clean)
-    if found is None or quotes != found[1]:
-        return _decode_slowly(body)
-    return found[0]
+    head = body
+    quotes = 4 * len(members)
+    if raw:
+        quotes += 2
+        if body.endswith(raw, 0, -1):
+            head = body[: -len(raw) - 1]
+        else:
+            quotes += raw.count(b'"')
+    if unquoted:
+        quotes -= 2 * len(unquoted & members.keys())
+    if head.count(b'"') == quotes and (_is_clean(head) or _are_printable(members)):
+        return _assemble(members, raw) or _decode_slowly(body)
+    return _decode_slowly(body)
 
 
 def decode_batch(body: bytes) -> list[Event]:
     """Read a batch; raise BindingError whose message begins with the index of the broken member."""
+    _, many, unquoted = _envelope.current
     try:
-        batch = _envelope.many(body)
+        batch = many(body)
     except _MALFORMED:
         return _decode_batch_slowly(body)
-    quotes, clean = body.count(b'"'), b"\\" not in body
+    quotes, clean = body.count(b'"'), _is_clean(body)
     events: list[Event] = []
     for members in batch:
         raw = bytes(members.pop("data", b""))
-        found = _assemble(members, raw, clean=clean)
-        if found is None:
+        quotes -= 4 * len(members)
+        if raw:
+            quotes -= 2 + raw.count(b'"')
+        event = _assemble(members, raw) if clean or _are_printable(members) else None
+        if event is None:
             return _decode_batch_slowly(body)
-        quotes -= found[1] + raw.count(b'"')
-        events.append(found[0])
+        events.append(event)
+    for name in unquoted:
+        quotes += 2 * len([members for members in batch if name in members])
     return _decode_batch_slowly(body) if quotes else events
 
 
-def _assemble(members: _Members, raw: bytes, *, clean: bool) -> tuple[Event, int] | None:
-    """Build the event of an envelope and tell its number of quotation marks; None where anything is unusual.
+def _is_clean(text: bytes) -> bool:
+    """Tell whether no string in this JSON text can hold a forbidden character: it is ASCII without escapes or DEL."""
+    return text.isascii() and 92 not in text and 127 not in text
 
-    ``clean``: the envelope has no escapes, so that an ASCII string in it can hold no control character but DEL.
-    """
-    count = 4 * len(members) + (2 if raw else 0)
-    try:
-        text = "".join(members.values())
-    except TypeError:
-        others = [name for name, value in members.items() if type(value) is not str]
-        if not all(_is_number(name, members[name]) for name in others):
-            return None
-        count -= 2 * len(others)
-        text = "".join([value for value in members.values() if type(value) is str])
-    if not ((clean and text.isascii() and "\x7f" not in text) or text.isprintable()) or not are_plain(members):
+
+def _are_printable(members: _Members) -> bool:
+    return "".join([value for value in members.values() if type(value) is str]).isprintable()
+
+
+def _assemble(members: _Members, raw: bytes) -> Event | None:
+    """Build the event of an envelope that `_CORE` has let through, or return None where anything is unusual."""
+    if not is_uri_reference(members["source"]) or ("time" in members and not is_timestamp(members["time"])):
         return None
-    form = _form_of(members, raw)
-    return None if form is None else (Event._checked(members, raw, form), count)
-
-
-def _is_number(name: str, value: object) -> bool:
-    """Tell whether an extension's value is a Boolean or an Integer."""
-    return name not in CORE_NAMES and (type(value) is bool or (type(value) is int and INT_MIN <= value <= INT_MAX))
-
-
-def _form_of(members: _Members, raw: bytes) -> int | None:
-    """Return the form of an envelope's data, or None if it needs decoding."""
-    if "data_base64" in members:
+    if "dataschema" in members and not is_absolute_uri(members["dataschema"]):
         return None
-    if not raw:
-        return _payload.ABSENT
-    content_type = members.get("datacontenttype")
-    is_json = content_type is None or _payload.media_of(content_type).kind == "json"
-    return _payload.JSON if is_json and is_utf8(raw) else None
+    content_type = members.get("datacontenttype", _payload.JSON_TYPE)
+    if raw:
+        is_json = _payload.holds_json[content_type] and (raw.isascii() or is_utf8(raw))
+        return make(members, raw, _payload.JSON) if is_json else None
+    return make(members, b"", _payload.ABSENT) if is_media_type(content_type) else None
 
 
 def _decode_slowly(body: bytes) -> Event:
@@ -161,7 +177,8 @@ def _decode_slowly(body: bytes) -> Event:
 
 def _decode_batch_slowly(body: bytes) -> list[Event]:
     events = []
-    for index, member in enumerate(_parse(body, _split_array, "an array")):
+    members = _parse(body, _split_array, "an array")
+    for index, member in enumerate(members):
         try:
             events.append(_decode_slowly(bytes(member)))
         except EventError as error:
@@ -274,7 +291,10 @@ def _object(event: Event) -> dict[str, Any]:
 
 
 def _data_member(event: Event) -> dict[str, Any]:
-    """Write what is no proven JSON: text as a string, an HTTP body as what it claims and proves to be, else base64."""
+    """Write what is no proven JSON: text as a string, an HTTP body as what it claims and proves to be, else base64.
+
+    Text whose bytes would come back otherwise, a UTF-16 of the other byte order, counts as bytes.
+    """
     if event._form != _payload.BYTES:
         try:
             value = event.data
@@ -282,6 +302,6 @@ def _data_member(event: Event) -> dict[str, Any]:
             value = event._raw
         if _payload.is_json(event._form, event.datacontenttype) and value is not event._raw:
             return {"data": Raw(event._raw)}
-        if isinstance(value, str):
+        if isinstance(value, str) and _payload.write(value, event.datacontenttype)[0] == event._raw:
             return {"data": value}
     return {"data_base64": base64.b64encode(event._raw).decode("ascii")}

@@ -24,12 +24,19 @@ class Lifecycle:
                 raise ExceptionGroup(
                     "a part of the receiver did not start", [error, *await self._close_all()]
                 ) from None
+            except BaseException:  # cancelled: nothing may stay open
+                await self._close_all()
+                raise
             self._open.append(part)
 
-    async def close(self) -> None:
-        """Leave every part that was entered, the last one first. Raises ExceptionGroup with all errors."""
+    async def close(self, why: BaseException | None = None) -> None:
+        """Leave every part that was entered, the last one first. Raises ExceptionGroup with all errors.
+
+        ``why`` is the error that made this necessary, if any; it is raised with those that followed from it.
+        """
         errors = await self._close_all()
         if errors:
+            errors = [why, *errors] if isinstance(why, Exception) else errors
             raise ExceptionGroup("parts of the receiver did not stop cleanly", errors)
 
     async def _close_all(self) -> list[Exception]:
@@ -39,4 +46,7 @@ class Lifecycle:
                 await self._open.pop().__aexit__(None, None, None)
             except Exception as error:  # noqa: BLE001 - reported in a group, after the rest was closed
                 errors.append(error)
+            except BaseException:  # cancelled: the rest is closed all the same
+                await self._close_all()
+                raise
         return errors

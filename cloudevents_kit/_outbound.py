@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
     from cloudevents_kit._retry import RetryPolicy
 
 HeaderSource = Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]]
-_OWN_HEADERS = frozenset({"content-type", "content-length", "content-encoding", "transfer-encoding", "host", "prefer"})
+_OWN_HEADERS = frozenset(
+    {"content-type", "content-length", "content-encoding", "transfer-encoding", "host", "prefer", "expect"}
+)
+_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_forbidden = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]").search
+_UNREADABLE = {"limit": "the answer is too large", "coding": "the answer's Content-Encoding is corrupt"}
 _GONE = Undelivered(reason="gone", error="the destination answered 410 Gone; nothing is sent to it any more")
 
 
@@ -34,13 +41,17 @@ def check_headers(headers: HeaderSource | None) -> HeaderSource:
         return {}
     if callable(headers):
         return headers
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers: must be a mapping or an async function, not {type(headers).__name__}")
     for name, value in headers.items():
         if not (type(name) is type(value) is str):
             raise TypeError("headers: names and values must be str")
         if name.lower() in _OWN_HEADERS or name.lower().startswith("ce-"):
             raise ValueError(f"headers: {name} is set by the sender itself")
-        if any(ord(char) < 32 or ord(char) == 127 for char in name + value.replace("\t", " ")):
-            raise ValueError("headers: a header holds a control character")
+        if not _token(name):
+            raise ValueError("headers: a name may hold letters, digits and !#$%&'*+.^_`|~- only")
+        if _forbidden(value):
+            raise ValueError(f"headers: the value of {name} holds a control character")
     return dict(headers)
 
 
@@ -79,13 +90,14 @@ class Destination:
 class Call:
     """One event or batch on its way; collects its attempts."""
 
-    __slots__ = ("_destination", "_headers", "_wants_reply", "attempts", "began")
+    __slots__ = ("_destination", "_headers", "_maybe", "_wants_reply", "attempts", "began")
 
     def __init__(self, destination: Destination, headers: HeaderSource | None, *, wants_reply: bool) -> None:
         """Begin now."""
         self._destination = destination
         self._headers = None if headers is None else check_headers(headers)
         self._wants_reply = wants_reply
+        self._maybe = False  # whether an attempt so far may have delivered the event, whatever the last one says
         self.attempts: tuple[Attempt, ...] = ()
         self.began = destination.clock.monotonic()
 
@@ -94,33 +106,38 @@ class Call:
         elapsed = self._destination.clock.monotonic() - self.began
         if type(result) is Ack:
             return Ack(result.status, result.reply, result.reply_error, self.attempts, elapsed)
+        if isinstance(result, Undelivered):
+            result = replace(result, possibly_delivered=self._maybe)
         return replace(result, attempts=self.attempts, elapsed=elapsed)
 
     async def exchange(self, message: Message, number: int, wait: float) -> tuple[Result, Reply | None]:
         """Make one attempt: wait out a pause, take a slot, post, read the answer."""
         destination = self._destination
         async with destination.slots:
-            if destination.gone:
-                return _GONE, None
-            pause = destination.paused_until - destination.clock.monotonic()
-            if pause > 0:
-                if not self._may_wait(pause):
+            while not destination.gone and (pause := destination.paused_until - destination.clock.monotonic()) > 0:
+                if pause > self._time_left():
                     return Undelivered(
                         reason="overload", error=f"the destination asked for {pause:.0f} s of silence"
                     ), None
                 await destination.clock.sleep(pause)
                 wait += pause
+            if destination.gone:
+                return _GONE, None
+            if number > 1 and self._time_left() <= 0:
+                return Undelivered(reason="overload", error="no slot was free before the deadline"), None
             found = await self._post(message, number, wait)
         if isinstance(found, Undelivered):
             return found, None
         result = self._read(found)
+        self._maybe = self._maybe or isinstance(result, Undelivered)
         if isinstance(result, Nack):
             destination.heed(result)
         return result, found
 
-    def _may_wait(self, seconds: float) -> bool:
+    def _time_left(self) -> float:
+        """Return the seconds until the deadline over all attempts."""
         deadline = self._destination.retry.deadline
-        return deadline is None or self._destination.clock.monotonic() - self.began + seconds <= deadline
+        return math.inf if deadline is None else deadline - (self._destination.clock.monotonic() - self.began)
 
     async def _post(self, message: Message, number: int, wait: float) -> Reply | Undelivered:
         clock = self._destination.clock
@@ -136,18 +153,20 @@ class Call:
         if self._destination.gzip_over is not None and len(body) > self._destination.gzip_over:
             body = gzip.compress(body, 6, mtime=0)
             headers["Content-Encoding"] = "gzip"
-        found = await self._destination.client.post(headers, body)
+        within = max(0.0, self._time_left()) if wait or number > 1 else None
+        found = await self._destination.client.post(headers, body, within=within)
         if found is STALE:  # again at once, over another connection
             self._record(found, number, wait, started)
             if not self._destination.retry.retry_possibly_delivered:
                 return found
             wait, started = 0.0, clock.monotonic()
-            found = await self._destination.client.post(headers, body, fresh=True)
+            found = await self._destination.client.post(headers, body, fresh=True, within=within)
         return self._record(found, number, wait, started)
 
     def _record(self, found: Reply | Undelivered, number: int, wait: float, started: float) -> Reply | Undelivered:
         elapsed = self._destination.clock.monotonic() - started
         if isinstance(found, Undelivered):
+            self._maybe = self._maybe or found.possibly_delivered
             attempt = Attempt(number, None, found.reason, wait, elapsed)
         else:
             attempt = Attempt(number, found.status, None, wait, elapsed)
@@ -188,7 +207,7 @@ class Call:
         if reply.cut:
             if reply.cut == "peer" and self._wants_reply:
                 return Undelivered(reason="reset", error="the reply was cut off", possibly_delivered=True)
-            return Ack(status=reply.status, reply_error="the answer is too large" if reply.cut == "limit" else None)
+            return Ack(status=reply.status, reply_error=_UNREADABLE.get(reply.cut))
         try:
             return Ack(status=reply.status, reply=_answer.parse_reply(reply.headers, reply.body))
         except CloudEventsError as error:

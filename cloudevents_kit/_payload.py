@@ -5,12 +5,13 @@ JSON is read and written by msgspec. Knows no attributes beside the content type
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import Any, Literal
 
 import msgspec
@@ -26,6 +27,9 @@ ABSENT, JSON, TEXT, BYTES, BODY = range(5)
 
 _charset = re.compile(r';[ \t]*charset=(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE).search
 _decode_json = msgspec.json.Decoder().decode
+# Charsets by normalized name. Python looks any other name up as a module and remembers it for ever. UTF-7 is left out:
+# it can spell lone surrogates.
+_CHARSETS = {*aliases, *aliases.values(), "utf_8_sig", "koi8_u", "cp874"} - {"utf_7", "utf7", "u7", "unicode_1_1_utf_7"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Media:
     kind: Literal["json", "text", "bytes"]
     """How the payload is read as a Python value."""
     charset: str = "utf-8"
-    """Codec of a text payload, as Python knows it."""
+    """Codec of a text payload, as Python knows it; ``unknown``, which it does not know, for any other."""
 
 
 _media: dict[str | None, Media] = {None: Media("bytes")}
@@ -59,9 +63,22 @@ def _classify(content_type: str) -> Media:
     if sub == "json" or sub.endswith("+json"):
         return Media("json")
     charset = _charset(content_type)
-    name = (charset[1] or charset[2]) if charset else "utf-8"
+    name = normalize_encoding((charset[1] or charset[2]) if charset else "utf-8").lower()
     is_text = main == "text" or sub == "xml" or sub.endswith("+xml") or charset is not None
-    return Media("text" if is_text else "bytes", name)
+    return Media("text" if is_text else "bytes", name if name in _CHARSETS else "unknown")
+
+
+class _HoldsJson(dict[str, bool]):
+    """Tells, and remembers, whether a text is a valid content type of JSON."""
+
+    def __missing__(self, content_type: str) -> bool:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        found = self[content_type] = is_media_type(content_type) and media_of(content_type).kind == "json"
+        return found
+
+
+holds_json = _HoldsJson()
 
 
 def decode_json(raw: bytes) -> Any:
@@ -82,9 +99,9 @@ def decode_json(raw: bytes) -> Any:
 def decode_text(raw: bytes, charset: str) -> str:
     """Read text in ``charset``; raise DataError if it is unknown or the bytes do not fit."""
     try:
-        return codecs.decode(raw, charset)
+        return raw.decode(charset)
     except (UnicodeError, LookupError):
-        raise DataError(f"is not {charset[:40]} text") from None
+        raise DataError("is not text in the charset of its datacontenttype") from None
 
 
 def is_json(form: int, content_type: str | None) -> bool:
@@ -119,9 +136,9 @@ def write(data: object, content_type: str | None) -> tuple[bytes, int]:
 def encode_text(text: str, charset: str) -> bytes:
     """Write ``text`` in ``charset``; raise EventError if it is unknown or lacks a character."""
     try:
-        return codecs.encode(text, charset)
+        return text.encode(charset)
     except (UnicodeError, LookupError):
-        raise EventError("data", f"cannot be written as {charset[:40]} text") from None
+        raise EventError("data", "cannot be written in the charset of its datacontenttype") from None
 
 
 def encode_json(data: object) -> bytes:
@@ -132,6 +149,7 @@ def encode_json(data: object) -> bytes:
     try:
         raw = _encode_json(data)
         if _decode_json(raw) != data:
+            _reject_lossy(data, "data")
             _reject_lossy(msgspec.to_builtins(data, builtin_types=_LOSSY, enc_hook=_model), "data")
     except RecursionError:
         raise EventError("data", "is nested too deeply, or holds itself") from None
@@ -139,7 +157,10 @@ def encode_json(data: object) -> bytes:
         raise EventError("data", "holds a lone surrogate") from None
     except msgspec.DecodeError:
         raise EventError("data", "holds a number that JSON readers cannot take") from None
-    except TypeError as error:
+    except EventError:
+        raise
+    except (TypeError, ValueError) as error:
+        _reject_lossy(data, "data")
         raise EventError("data", "cannot be written as JSON", hint=str(error), value_type=type(data)) from None
     return raw
 

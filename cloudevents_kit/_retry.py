@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cloudevents_kit._clock import Clock
 
 _NEVER = frozenset({410})
-_PERMANENT_ERRORS = frozenset({"invalid-event", "invalid-url", "closed"})
+_PERMANENT_ERRORS = frozenset({"invalid-event", "invalid-url", "gone", "overload", "closed"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class RetryPolicy:
     max_delay: float = 30.0
     """The bound grows no further than this."""
     deadline: float | None = 60.0
-    """No wait begins that would end later than this after the first attempt began. None: no limit."""
+    """Over everything: no wait begins that would not end before it, and it cuts an attempt short. None: no limit."""
     jitter: bool = True
     """True: each wait is drawn evenly from 0 to its bound ("full jitter"). False: it is the bound."""
     statuses: frozenset[int] = RETRYABLE_4XX
@@ -57,6 +57,8 @@ class RetryPolicy:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name}: seconds must be finite and not negative, not {value}")
+        if self.deadline == 0:
+            raise ValueError("deadline: must be above 0, or None for no limit")
 
     @classmethod
     def none(cls) -> RetryPolicy:
@@ -92,7 +94,7 @@ def next_delay(
     delay = _backoff(policy, attempt) * (chance if policy.jitter else 1.0)
     if isinstance(result, Nack) and result.retry_after is not None:
         delay = max(delay, min(result.retry_after, policy.max_retry_after))
-    return None if policy.deadline is not None and elapsed + delay > policy.deadline else delay
+    return None if policy.deadline is not None and elapsed + delay >= policy.deadline else delay
 
 
 def _may_help(policy: RetryPolicy, result: Result) -> bool:
@@ -154,8 +156,3 @@ async def _run_on(
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else first,
     )
     return await engine(try_again)
-
-
-def with_attempts(result: Result, attempts: tuple[Any, ...], elapsed: float) -> Result:
-    """Return ``result`` with the record of how it came about."""
-    return replace(result, attempts=attempts, elapsed=elapsed)

@@ -13,11 +13,15 @@ from typing import Any
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.hdrs import EXPECT
 
 from cloudevents_kit import _answer
 from cloudevents_kit._answer import Answer
+from cloudevents_kit._contract import log
 from cloudevents_kit._inbound import Inbound
 
+_CONTINUE = "100-continue"
+_UNEXPECTED = _answer.problem(417, f"only {_CONTINUE} can be expected", close=True)
 _UNFINISHED = _answer.problem(400, "the body ended early", close=True)
 _LATE = _answer.problem(408, "the body did not arrive in time", close=True)
 
@@ -48,6 +52,40 @@ class _NoContent(web.StreamResponse):
         pass
 
 
+class _Connection(web.RequestHandler):
+    """Answers what is not even HTTP in one line, where aiohttp would quote the request in answer and log."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - quotes the request
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already")
+        if status == 500:
+            log.error("answering failed", exc_info=exc)
+            return _response(_answer.problem(500, "the receiver failed", close=True))
+        log.warning("request refused: not valid HTTP, or its head is too large")
+        return _response(_answer.problem(status, "the request is not valid HTTP, or its head is too large", close=True))
+
+
+class EventServer(web.Server):
+    """An aiohttp server of `_Connection`."""
+
+    def __init__(self, handler: Any, **options: Any) -> None:
+        """See `aiohttp.web.Server`."""
+        super().__init__(handler, **options)
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        """Make the protocol of a new connection."""
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
 class AioHttpAdapter:
     """Serves one `Inbound` at ``path``."""
 
@@ -64,6 +102,8 @@ class AioHttpAdapter:
             other = self._elsewhere(request)
             if other is not None:
                 return _response(other)
+        if EXPECT in request.headers and request.headers[EXPECT].lower() != _CONTINUE:
+            return _response(_UNEXPECTED)
         answer = await self._handle(request, self._inbound.inflate)
         stays_open = request.keep_alive and request.version == HttpVersion11 and not self._inbound.stopping
         if answer is _answer.NO_CONTENT and stays_open:
@@ -106,6 +146,9 @@ class AioHttpAdapter:
         size = request.content_length or 0
         if size > limits.max_body:
             return _too_large(limits.max_body)
+        if EXPECT in request.headers and not isinstance(request, web.Request):  # a mounted application has done it
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the answer itself has not begun
         size = 0
         try:
             async with asyncio.timeout(limits.body_timeout):

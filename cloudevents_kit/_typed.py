@@ -5,10 +5,11 @@ pydantic is used if the type is one of its models, which means that it is instal
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -25,11 +26,11 @@ def convert(value: Any, kind: type[T], *, is_json: bool) -> T:
         return model
     try:
         if is_json:
-            decoder: msgspec.json.Decoder[T] = _decoder(kind)
+            decoder: msgspec.json.Decoder[T] = _decoder(cast("Hashable", kind))
             return decoder.decode(value)
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise DataError("does not fit the handler's type", hint=_without_values(str(error))) from None
+        raise DataError("does not fit the handler's type", hint=_without_values(error)) from error.__cause__
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise DataError("is not valid JSON") from None
     except RecursionError:
@@ -55,9 +56,15 @@ def _by_pydantic(value: Any, kind: Any, *, is_json: bool) -> Any:
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         fields = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'data'}: {one['type']}" for one in found[:_SHOWN_ERRORS]
+            f"{'.'.join(map(str, _known(one['loc'], one['type']))) or 'data'}: {one['type']}"
+            for one in found[:_SHOWN_ERRORS]
         )
         raise DataError("does not fit the handler's type", hint=fields) from None
+
+
+def _known(place: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
+    """Leave out the name of a member that only the peer knows."""
+    return place[:-1] if kind == "extra_forbidden" else place
 
 
 def check_type(kind: Any) -> None:
@@ -66,6 +73,14 @@ def check_type(kind: Any) -> None:
         _decoder(kind)
 
 
-def _without_values(message: str) -> str:
-    """Keep what was expected and where; msgspec quotes unknown enum values and keys from the peer."""
-    return message if "`" not in message or "Invalid" not in message else "Invalid value" + message.partition(" - ")[2]
+def _without_values(error: msgspec.ValidationError) -> str:
+    """Keep what was expected and where; msgspec quotes values and keys of the peer, and errors of ``__post_init__``."""
+    message = str(error)
+    if error.__cause__ is None and message.startswith(("Expected `", "Object missing required field `")):
+        return message
+    what = "Unknown field" if message.startswith("Object contains unknown field `") else "Invalid value"
+    _, at, place = message.rpartition(" - at ")
+    return f"{what}{at}{place}" if _place(place) else what
+
+
+_place = re.compile(r"`\$[^`]*`|`key` in `\$[^`]*`").fullmatch

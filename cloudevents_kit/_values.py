@@ -25,6 +25,7 @@ _REMEMBERED = 4096
 _NONCHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
 _forbidden = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]").search
 _name = re.compile(r"[a-z0-9]+").fullmatch
+_harmless_name = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 _integer = re.compile(r"-?(?:0|[1-9][0-9]*)").fullmatch
 
 _UNRESERVED = r"A-Za-z0-9\-._~!$&'()*+,;="
@@ -42,8 +43,9 @@ _TOKEN = r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+"  # noqa: S105 - a grammar
 _QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
 _media_type = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*[ \t]*").fullmatch
 
+# Every date-time of RFC 3339 but those of 29 February, which take knowing the year.
 _timestamp = re.compile(
-    r"([0-9]{4})-(0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8]|(29|30|31))"
+    r"[0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
     r"[Tt](?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 ).fullmatch
 
@@ -70,14 +72,14 @@ is_media_type = _Known(_media_type).__getitem__
 
 def is_timestamp(text: str) -> bool:
     """Tell whether ``text`` is an RFC 3339 date-time; a leap second counts as one."""
-    found = _timestamp(text)
-    if found is None:
+    return _timestamp(text) is not None or _is_leap_day(text)
+
+
+def _is_leap_day(text: str) -> bool:
+    if text[4:10] != "-02-29" or _timestamp(f"{text[:9]}8{text[10:]}") is None:
         return False
-    if found[3] is None:
-        return True
-    year, month, day = int(found[1]), int(found[2]), int(found[3])
-    longest = (31, 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28, 31, 30)
-    return day <= (longest[month - 1] if month <= 4 else 31 - (month in {6, 9, 11}))
+    year = int(text[:4])
+    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
 
 
 def parse_timestamp(text: str) -> datetime:
@@ -104,7 +106,10 @@ def format_timestamp(when: datetime) -> str:
     if offset is None:
         raise EventError("time", "must carry an offset", hint="a naive datetime names no moment: use tzinfo=UTC")
     if offset % timedelta(minutes=1):
-        when = when.astimezone(UTC)
+        try:
+            when = when.astimezone(UTC)
+        except OverflowError:
+            raise EventError("time", "lies outside what datetime can hold in UTC") from None
     text = when.isoformat()
     return text[:-6] + "Z" if text.endswith("+00:00") else text
 
@@ -114,12 +119,15 @@ def check_name(name: str) -> str:
     if name == "data":
         raise EventError("data", "is not an attribute")
     if not _name(name):
-        near = re.sub("[^a-z0-9]", "", name.lower())
-        shown = name if name.isascii() and name.isprintable() and len(name) <= 64 else "attribute"
-        raise EventError(
-            shown, "attribute names use only a-z and 0-9", hint=f"did you mean {near[:64]!r}?" if near else ""
-        )
+        near = re.sub("[^a-z0-9]", "", name.lower()) if shown(name) == name else ""
+        hint = f"did you mean {near!r}?" if near else ""
+        raise EventError(shown(name), "attribute names use only a-z and 0-9", hint=hint)
     return name
+
+
+def shown(name: str) -> str:
+    """Return ``name`` if a message may show it to the peer that chose it, else a word in its place."""
+    return name if _harmless_name(name) else "attribute"
 
 
 def check_string(name: str, value: str) -> str:
@@ -187,16 +195,21 @@ def parse_boolean(name: str, value: Value) -> bool:
 
 def are_plain(attributes: Mapping[str, Any]) -> bool:
     """Tell quickly whether attributes that are all str obey `check_attributes`, which finds out what is wrong."""
-    get = attributes.get
-    return bool(
-        get("specversion") == SPECVERSION
-        and get("id")
-        and get("type")
-        and is_uri_reference(get("source", ""))
-        and ((time := get("time")) is None or is_timestamp(time))
-        and ((media := get("datacontenttype")) is None or is_media_type(media))
-        and get("subject") != ""
-        and ((schema := get("dataschema")) is None or is_absolute_uri(schema))
+    try:
+        if (
+            attributes["specversion"] != SPECVERSION
+            or not attributes["id"]
+            or not attributes["type"]
+            or not is_uri_reference(attributes["source"])
+        ):
+            return False
+    except KeyError:
+        return False
+    return not (
+        ("time" in attributes and not is_timestamp(attributes["time"]))
+        or ("datacontenttype" in attributes and not is_media_type(attributes["datacontenttype"]))
+        or ("subject" in attributes and not attributes["subject"])
+        or ("dataschema" in attributes and not is_absolute_uri(attributes["dataschema"]))
     )
 
 
@@ -205,6 +218,8 @@ def check_attributes(attributes: dict[str, Value]) -> dict[str, Value]:
 
     Names and value types must have been checked before. Raises EventError, or UnsupportedVersion.
     """
+    if {*map(type, attributes.values())} == {str} and are_plain(attributes):
+        return attributes
     for name in ("id", "source", "type"):
         if name not in attributes:
             raise EventError(name, "is required")

@@ -15,7 +15,7 @@ from typing import Any
 
 from cloudevents_kit import _answer
 from cloudevents_kit._answer import Answer
-from cloudevents_kit._contract import Handler, Middleware, SyncHandler
+from cloudevents_kit._contract import Handler, Middleware, SyncHandler, log
 from cloudevents_kit._inbound import Inbound, Limits
 
 Scope = MutableMapping[str, Any]
@@ -72,14 +72,20 @@ class AsgiReceiver:
         await receive()
         try:
             await self._open()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to the server, which ends
+            log.error("the receiver did not start", exc_info=error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._inbound.close()
         self._opened = False
-        await self._inbound.lifecycle.close()
+        try:
+            await self._inbound.lifecycle.close()
+        except Exception as error:  # noqa: BLE001 - told to the server, which ends
+            log.error("the receiver did not stop cleanly", exc_info=error)
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _open(self) -> None:

@@ -13,7 +13,9 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cloudevents_kit import sender as _sender
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from cloudevents_kit._result import Result
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class _Loop:
@@ -35,30 +38,37 @@ class _Loop:
     def __init__(self, url: str, settings: dict[str, Any]) -> None:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="cloudevents-sender", daemon=True)
+        self._closing = asyncio.Event()
+        opened: Future[_sender.Sender] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(url, settings, opened), name="cloudevents-sender", daemon=True
+        )
         self._thread.start()
-        self.sender = self.call(self._open(url, settings))
+        self.sender = opened.result()
 
-    async def _open(self, url: str, settings: dict[str, Any]) -> _sender.Sender:
-        return await _sender.Sender(url, **settings).__aenter__()
+    def _run(self, url: str, settings: dict[str, Any], opened: Future[_sender.Sender]) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(url, settings, opened))
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work`` on the loop and wait for it; an interruption here cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+    async def _serve(self, url: str, settings: dict[str, Any], opened: Future[_sender.Sender]) -> None:
+        """Keep a sender open until `close`, and then until the calls of other threads have their results."""
+        async with _sender.Sender(url, **settings) as sender:
+            opened.set_result(sender)
+            await self._closing.wait()
+            while calls := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(calls)
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start ``work`` on the loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """Close the sender, then the loop and the thread. Harmless when closed, and in a forked child."""
-        if self.pid != os.getpid() or self._loop.is_closed():
+        """End the calls that run, then the loop and the thread. Harmless in a forked child."""
+        if self.pid != os.getpid():
             return
-        self.call(self.sender.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._loop.call_soon_threadsafe(self._closing.set)
+        if threading.current_thread() is not self._thread:  # it is, when the garbage collector found us there
+            self._thread.join()
 
 
 class Sender:
@@ -69,23 +79,31 @@ class Sender:
 
     def __init__(self, url: str, **settings: Any) -> None:
         """Check the settings; raises TypeError or ValueError naming the wrong one."""
-        _sender.Sender(url, **settings)
+        self._concurrency = _sender.Sender(url, **settings).concurrency
         self._url = url
         self._settings = settings
         self._lock = threading.Lock()
         self._running: _Loop | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 
-    def _loop(self) -> _Loop:
-        with self._lock:
+    def _submit(self, work: Callable[[_sender.Sender], Coroutine[Any, Any, T]]) -> Future[T]:
+        with self._lock:  # `close` waits for what was submitted before it
             if self._running is None or self._running.pid != os.getpid():
                 self._running = _Loop(self._url, self._settings)
                 self._finalizer = weakref.finalize(self, self._running.close)
-            return self._running
+            return self._running.submit(work(self._running.sender))
+
+    def _call(self, work: Callable[[_sender.Sender], Coroutine[Any, Any, T]]) -> T:
+        future = self._submit(work)
+        try:
+            return future.result()
+        except BaseException:  # an interruption here cancels the work there
+            future.cancel()
+            raise
 
     def __enter__(self) -> Self:
         """Open the pool."""
-        self._loop()
+        self._call(_nothing)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,18 +111,17 @@ class Sender:
         self.close()
 
     def close(self) -> None:
-        """Close the pool and end the thread; the next use would open them again."""
+        """Wait for the calls of other threads, close the pool and end the thread; the next use opens them again."""
         with self._lock:
-            if self._finalizer is not None:
-                self._finalizer()
-            self._running = None
+            finalizer, self._finalizer, self._running = self._finalizer, None, None
+        if finalizer is not None:
+            finalizer()
 
     def send(
         self, event: Event | BaseCloudEvent, /, *, mode: Mode | None = None, headers: HeaderSource | None = None
     ) -> Result:
         """Deliver one event; see `cloudevents_kit.Sender.send`."""
-        loop = self._loop()
-        return loop.call(loop.sender.send(event, mode=mode, headers=headers))
+        return self._call(lambda sender: sender.send(event, mode=mode, headers=headers))
 
     def request(
         self,
@@ -116,15 +133,14 @@ class Sender:
         strict: bool = False,
     ) -> Result:
         """Deliver one event and ask for a reply; see `cloudevents_kit.Sender.request`."""
-        loop = self._loop()
-        return loop.call(loop.sender.request(event, mode=mode, headers=headers, strict=strict))
+        return self._call(lambda sender: sender.request(event, mode=mode, headers=headers, strict=strict))
 
     def send_batch(
         self, events: Iterable[Event | BaseCloudEvent], /, *, headers: HeaderSource | None = None
     ) -> list[Result]:
         """Deliver events in batches; see `cloudevents_kit.Sender.send_batch`."""
-        loop = self._loop()
-        return loop.call(loop.sender.send_batch(events, headers=headers))
+        taken = list(events)  # in this thread
+        return self._call(lambda sender: sender.send_batch(taken, headers=headers))
 
     def send_all(
         self,
@@ -135,19 +151,33 @@ class Sender:
         mode: Mode | None = None,
         headers: HeaderSource | None = None,
     ) -> Iterator[tuple[Event | BaseCloudEvent, Result]]:
-        """Deliver a stream of events; see `cloudevents_kit.Sender.send_all`. Events are taken on the loop's thread."""
-        loop = self._loop()
-        pairs = loop.sender.send_all(events, concurrency=concurrency, mode=mode, headers=headers)
+        """Deliver a stream of events; see `cloudevents_kit.Sender.send_all`.
+
+        Events are taken in the caller's thread, so a database cursor or a Django queryset may be their source.
+        """
+        limit = self._concurrency if concurrency is None else _sender.check_count("concurrency", concurrency)
+        return self._stream(events, limit, lambda event: lambda sender: sender.send(event, mode=mode, headers=headers))
+
+    def _stream(
+        self, events: Iterable[T], limit: int, send: Callable[[T], Callable[[_sender.Sender], Coroutine[Any, Any, R]]]
+    ) -> Iterator[tuple[T, R]]:
+        running: dict[Future[R], T] = {}
+        ended: SimpleQueue[Future[R]] = SimpleQueue()
         try:
-            while (pair := loop.call(_next(pairs))) is not None:
-                yield pair
+            for event in events:
+                future = self._submit(send(event))
+                running[future] = event
+                future.add_done_callback(ended.put)
+                while len(running) >= limit or not ended.empty():
+                    done = ended.get()
+                    yield running.pop(done), done.result()
+            while running:
+                done = ended.get()
+                yield running.pop(done), done.result()
         finally:
-            loop.call(_close(pairs))
+            for future in running:
+                future.cancel()
 
 
-async def _next(pairs: Any) -> Any:
-    return await anext(pairs, None)
-
-
-async def _close(pairs: Any) -> None:
-    await pairs.aclose()
+async def _nothing(_: object) -> None:
+    pass

@@ -15,13 +15,14 @@ import asyncio
 import importlib.util
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
 from cloudevents_kit._contract import Handler, Middleware, SyncHandler, log
 from cloudevents_kit._inbound import Inbound, Limits
-from cloudevents_kit._server import AioHttpAdapter
+from cloudevents_kit._server import AioHttpAdapter, EventServer
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -40,7 +41,7 @@ class Receiver:
         path: where events are posted; other paths are answered 404.
         ssl: context to serve https.
         max_body: larger bodies, inflated or not, are answered 413.
-        max_batch: events in a batch; more are answered 413.
+        max_batch: events in a batch; more are answered 413. With 0, every batch is answered 415.
         max_in_flight: requests handled at once; more are answered 503 with Retry-After, their body unread.
         body_timeout: for a body to arrive; a later one is answered 408.
         handler_timeout: for a request to be handled; then its handler is cancelled and the answer is 503.
@@ -85,6 +86,7 @@ class Receiver:
         self._idle_timeout, self._drain_delay, self._grace = idle_timeout, drain_delay, grace
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
+        self._changing = asyncio.Lock()  # one start or stop at a time; a stop waits for the start before it
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -111,21 +113,29 @@ class Receiver:
 
     async def start(self) -> None:
         """Open stages and resources, then listen. Raises OSError for a taken port, RuntimeError if started already."""
-        if self._runner is not None:
-            raise RuntimeError("the receiver is started already")
-        self._inbound.stopping = False
-        await self._inbound.lifecycle.open()
-        server = web.Server(
-            self._adapter.handle, access_log=None, keepalive_timeout=self._idle_timeout, auto_decompress=False
+        async with self._changing:
+            if self._runner is not None:
+                raise RuntimeError("the receiver is started already")
+            await self._inbound.lifecycle.open()
+            try:
+                await self._listen()
+            except BaseException as error:
+                await self._close(error)
+                raise
+
+    async def _listen(self) -> None:
+        self._inbound.reopen()
+        server = EventServer(
+            self._adapter.handle,
+            access_log=None,
+            keepalive_timeout=self._idle_timeout,
+            lingering_time=self._inbound.limits.body_timeout,  # for what is left of a body that was refused
+            auto_decompress=False,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=_LAST_ANSWERS)
-        try:
-            await self._runner.setup()
-            self._site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._ssl, backlog=1024)
-            await self._site.start()
-        except BaseException:
-            await self._close()
-            raise
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._ssl, backlog=1024)
+        await self._site.start()
         self._adapter.ready = True
         log.info("receiving at %s", self.url)
 
@@ -134,33 +144,35 @@ class Receiver:
 
         Readiness turns red, ``drain_delay`` passes, the listener closes, requests in flight have ``grace`` to end,
         the rest is cancelled and answered 503, and stages and resources are closed in reverse. Harmless when stopped.
+        ``grace``, if given, takes the place of the receiver's own, and there is no ``drain_delay``.
         """
-        if self._runner is None or self._inbound.stopping:
-            return 0
-        self._inbound.stopping = True
-        self._adapter.ready = False
-        if self._drain_delay and grace is None:
-            await asyncio.sleep(self._drain_delay)
-        cut = 0
-        try:
-            if self._site is not None:
+        async with self._changing:
+            if self._site is None:
+                return 0
+            self._inbound.stopping = True
+            self._adapter.ready = False
+            cut = 0
+            try:
+                if self._drain_delay and grace is None:
+                    await self._inbound.pause(self._drain_delay)
                 await self._site.stop()
-            if not await self._inbound.wait_idle(self._grace if grace is None else grace):
-                cut = self._inbound.cut_off()
-                await self._inbound.wait_idle(_LAST_ANSWERS)
-        finally:
-            await self._close()
+                if not await self._inbound.wait_idle(self._grace if grace is None else grace):
+                    cut = self._inbound.cut_off()
+                    await self._inbound.wait_idle(_LAST_ANSWERS)
+            finally:
+                await self._close()
         log.info("receiver stopped, %d requests cut off", cut)
         return cut
 
-    async def _close(self) -> None:
+    async def _close(self, why: BaseException | None = None) -> None:
+        """Close whatever is open. Raises ExceptionGroup, with ``why`` among its errors."""
         runner, self._runner, self._site = self._runner, None, None
         try:
             if runner is not None:
                 await runner.cleanup()
         finally:
             self._inbound.close()
-            await self._inbound.lifecycle.close()
+            await self._inbound.lifecycle.close(why)
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -181,14 +193,19 @@ class Receiver:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, signals.put_nowait, number)
-        await self.start()
-        log.info("stopping on %s", (await signals.get()).name)
+        starting = asyncio.ensure_future(self.start())
+        stop = asyncio.ensure_future(signals.get())
+        await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+            return
+        starting.result()
+        log.info("stopping on %s", (await stop).name)
         stopping = asyncio.ensure_future(self.stop())
         hurry = asyncio.ensure_future(signals.get())
-        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            self._inbound.cut_off()
-        hurry.cancel()
+        hurry.add_done_callback(lambda _: self._inbound.hurry())
         await stopping
 
     @property

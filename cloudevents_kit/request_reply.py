@@ -41,7 +41,7 @@ class Requests:
         self._sink = sink
         self._timeout = timeout
         self._limit = limit
-        self._waiting: dict[str, tuple[str, asyncio.Future[Event]]] = {}
+        self._waiting: dict[str, tuple[Event, asyncio.Future[Event]]] = {}
 
     @property
     def waiting(self) -> int:
@@ -60,7 +60,7 @@ class Requests:
         if "correlationid" not in event:
             event = event.evolve(correlationid=event.id)
         answer: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-        self._waiting[event.id] = (event["correlationid"], answer)  # type: ignore[assignment]
+        self._waiting[event.id] = (event, answer)
         try:
             return await self._send_and_wait(event, answer)
         finally:
@@ -68,13 +68,14 @@ class Requests:
 
     async def _send_and_wait(self, event: Event, answer: asyncio.Future[Event]) -> Result:
         result = await self._sink.send(event)
-        if not isinstance(result, Ack) or result.reply is not None:
+        if not isinstance(result, Ack):  # an answer that came all the same proves that the request arrived
+            return Ack(reply=answer.result(), attempts=result.attempts) if answer.done() else result
+        if result.reply is not None:
             return result
-        try:
-            async with asyncio.timeout(self._timeout):
-                return replace(result, reply=await answer)
-        except TimeoutError:
-            return replace(result, reply_error=f"no answer within {self._timeout:g} s")
+        await asyncio.wait({answer}, timeout=self._timeout)
+        if answer.done():
+            return replace(result, reply=answer.result())
+        return replace(result, reply_error=f"no answer within {self._timeout:g} s")
 
     async def __call__(self, event: Event, call_next: Handler) -> Outcome:
         """Keep ``event`` if it answers a waiting request, else pass it on."""
@@ -88,7 +89,13 @@ class Requests:
     def _match(self, event: Event) -> asyncio.Future[Event] | None:
         correlation, cause = event.get("correlationid"), event.get("causationid")
         if cause is not None:
-            waiting = self._waiting.get(cause)
-            return waiting[1] if waiting is not None and waiting[0] == correlation else None
-        same = [answer for wanted, answer in self._waiting.values() if wanted == correlation]
+            asked, answer = self._waiting.get(cause, (None, None))
+            return answer if asked is not None and correlation in {None, asked["correlationid"]} else None
+        if correlation is None:
+            return None
+        same = [
+            answer
+            for asked, answer in self._waiting.values()
+            if asked["correlationid"] == correlation and asked.key != event.key  # a broker may return the request
+        ]
         return same[0] if len(same) == 1 else None

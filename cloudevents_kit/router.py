@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from cloudevents_kit._contract import Handler, Outcome, as_handler, log
@@ -173,6 +174,8 @@ def bind(function: Callable[..., Any]) -> Handler:
 
 def _annotation(function: Callable[..., Any], name: str) -> Any:
     target = inspect.unwrap(function)
+    while isinstance(target, partial):
+        target = inspect.unwrap(target.func)
     target = target if inspect.isfunction(target) or inspect.ismethod(target) else type(target).__call__
     try:
         hints = get_type_hints(target, include_extras=True)

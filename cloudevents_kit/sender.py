@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -74,12 +75,14 @@ class Sender:
         clock: Clock | None = None,
     ) -> None:
         """Check the settings; nothing is opened before ``async with``. Raises TypeError or ValueError naming one."""
-        _check_settings(mode=mode, timeout=timeout, connect_timeout=connect_timeout, concurrency=concurrency)
-        if max_batch is not None and max_batch < 1:
-            raise ValueError(f"max_batch: must be 1 or more, not {max_batch}")
+        _check_settings(mode=mode, timeout=timeout, connect_timeout=connect_timeout)
+        counts = {"concurrency": concurrency, "max_batch_bytes": max_batch_bytes, "max_reply": max_reply}
+        for name, count in (counts | ({} if max_batch is None else {"max_batch": max_batch})).items():
+            check_count(name, count)
+        self._retry = retry or RetryPolicy()
         self._client = Client(
             url,
-            timeout=timeout,
+            timeout=min(timeout, self._retry.deadline or timeout),
             connect_timeout=connect_timeout,
             concurrency=concurrency,
             max_reply=max_reply,
@@ -87,7 +90,6 @@ class Sender:
             session=session,
         )
         self._mode: Mode = mode
-        self._retry = retry or RetryPolicy()
         self._clock: Clock = clock or SystemClock()
         self._destination = Destination(
             self._client,
@@ -97,7 +99,7 @@ class Sender:
             gzip_over=gzip_over,
             concurrency=concurrency,
         )
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._max_batch = max_batch
         self._max_batch_bytes = max_batch_bytes
         self._inherit = inherit
@@ -138,6 +140,9 @@ class Sender:
         An answer 2xx whose reply is broken is an Ack with ``reply_error``. With ``strict``, so is a reply that does
         not name this event in causationid, or its correlation in correlationid.
         """
+        if strict:
+            with suppress(EventError):  # `_send` tells
+                event = self._own(event)  # its correlation may be inherited
         result = await self._send(event, mode, headers, wants_reply=True)
         if strict and isinstance(result, Ack) and result.reply is not None and not _answers(result.reply, event):
             return replace(result, reply=None, reply_error="the reply does not belong to this event")
@@ -159,7 +164,7 @@ class Sender:
             results.update(batch.results)
         return [results[index] for index in range(len(results))]
 
-    async def send_all(
+    def send_all(
         self,
         events: AsyncIterable[Event | BaseCloudEvent] | Iterable[Event | BaseCloudEvent],
         /,
@@ -167,18 +172,17 @@ class Sender:
         concurrency: int | None = None,
         mode: Mode | None = None,
         headers: HeaderSource | None = None,
-    ) -> AsyncIterator[tuple[Event | BaseCloudEvent, Result]]:
+    ) -> AsyncGenerator[tuple[Event | BaseCloudEvent, Result]]:
         """Deliver a stream of events, ``concurrency`` at a time; yield each with its result as it ends.
 
         No more events are taken from the source than are in flight. Leaving the loop early cancels what is.
         """
-        limit = concurrency or self._concurrency
+        limit = self.concurrency if concurrency is None else check_count("concurrency", concurrency)
 
         async def deliver(event: Event | BaseCloudEvent) -> tuple[Event | BaseCloudEvent, Result]:
             return event, await self.send(event, mode=mode, headers=headers)
 
-        async for pair in run_bounded(events, deliver, limit):
-            yield pair
+        return run_bounded(events, deliver, limit)
 
     def _own(self, thing: Any) -> Event:
         event = thing if type(thing) is Event else Event.of(thing)
@@ -208,18 +212,22 @@ class Sender:
         await run(self._retry, attempt, self._clock)
 
 
-def _check_settings(*, mode: str, timeout: float, connect_timeout: float, concurrency: int) -> None:
+def check_count(name: str, count: int) -> int:
+    """Return ``count``; raise ValueError if it is below 1."""
+    if count < 1:
+        raise ValueError(f"{name}: must be 1 or more, not {count}")
+    return count
+
+
+def _check_settings(*, mode: str, timeout: float, connect_timeout: float) -> None:
     if mode not in {"binary", "structured"}:
         raise ValueError(f"mode: must be 'binary' or 'structured', not {mode!r}")
     for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
         if not 0 < seconds < float("inf"):
             raise ValueError(f"{name}: must be above 0 and finite, not {seconds}")
-    if concurrency < 1:
-        raise ValueError(f"concurrency: must be 1 or more, not {concurrency}")
 
 
-def _answers(reply: Event, request: Any) -> bool:
-    """Tell whether ``reply`` names ``request`` as its cause and shares its correlation."""
-    event = Event.of(request)
+def _answers(reply: Event, event: Any) -> bool:
+    """Tell whether ``reply`` names ``event`` as its cause and shares its correlation."""
     caused = reply.get("causationid") in {None, event.id}
     return caused and reply.get("correlationid") == event.get("correlationid", event.id)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import aiohttp
 
@@ -78,7 +78,7 @@ def kit_event(sample: dict[str, Any]) -> Any:
     return Event(**{name: value for name, value in sample.items() if name != "specversion"})
 
 
-def _kit(mode: str) -> Open:
+def _kit(mode: Literal["binary", "structured"]) -> Open:
     """Sends single events with the kit, retries armed."""
 
     @asynccontextmanager

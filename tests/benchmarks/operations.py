@@ -72,10 +72,13 @@ def _raw(number: int) -> tuple[tuple[tuple[bytes, bytes], ...], bytes]:
     return tuple((name.encode(), value.encode()) for name, value in pairs), body
 
 
-def _kit_decode() -> Operation:
-    from cloudevents_kit import _json
+def _kit_decode(body: Callable[[int], bytes], numbers: Sequence[int]) -> Build:
+    def build() -> Operation:
+        from cloudevents_kit import _json
 
-    return _decoding(_json.decode, [samples.structured(number) for number in _POOL])
+        return _decoding(_json.decode, [body(number) for number in numbers])
+
+    return build
 
 
 def _kit_decode_data() -> Operation:
@@ -104,12 +107,6 @@ def _kit_decode_batch() -> Operation:
 
     pool = [samples.batch(number) for number in _FEW]
     return _decoding(_json.decode_batch, pool, lambda events: events[0].id, samples.BATCH_SIZE)
-
-
-def _kit_decode_large() -> Operation:
-    from cloudevents_kit import _json
-
-    return _decoding(_json.decode, [samples.structured_large(number) for number in _FEW])
 
 
 def _official_decode(body: Callable[[int], bytes], numbers: Sequence[int]) -> Build:
@@ -262,7 +259,11 @@ CASES: Final[dict[str, dict[str, Build]]] = {
     "decode structured, 465 B": {
         OFFICIAL: _official_decode(samples.structured, _POOL),
         PARSER: _parse(samples.structured, _POOL),
-        KIT: _kit_decode,
+        KIT: _kit_decode(samples.structured, _POOL),
+    },
+    "decode structured, text extensions": {
+        OFFICIAL: _official_decode(samples.structured_texts, _POOL),
+        KIT: _kit_decode(samples.structured_texts, _POOL),
     },
     "decode structured and read data": {
         OFFICIAL: _official_decode(samples.structured, _POOL),
@@ -273,7 +274,7 @@ CASES: Final[dict[str, dict[str, Build]]] = {
     "decode structured, 64 KiB": {
         OFFICIAL: _official_decode(_LARGE, _FEW),
         PARSER: _parse(_LARGE, _FEW),
-        KIT: _kit_decode_large,
+        KIT: _kit_decode(_LARGE, _FEW),
     },
     "encode structured, 465 B": {
         OFFICIAL: _official_encode(samples.small, _POOL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -80,6 +81,7 @@ def _failure() -> _Failure:
 
 def _run(target: Callable[..., None], pipe: Connection, core: int | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger().addHandler(logging.NullHandler())  # a failure is reported once, not once per request
     pin(core)
     try:
         target(pipe, *arguments)

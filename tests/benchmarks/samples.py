@@ -26,7 +26,7 @@ def _compact(value: object) -> bytes:
 
 
 def small(number: int) -> dict[str, Any]:
-    """Event `number` as a JSON object: 465 bytes on the wire, two custom extensions."""
+    """Event `number` as a JSON object: 465 bytes on the wire, two custom extensions, a String and an Integer."""
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": f"{number:08x}-5c1d-4f0a-9b52-7d1f3c2a9e10",
@@ -56,6 +56,12 @@ def large(number: int) -> dict[str, Any]:
 def structured(number: int) -> bytes:
     """Event `number` as a structured body."""
     return _compact(small(number))
+
+
+def structured_texts(number: int) -> bytes:
+    """Event `number` as a structured body whose extensions are Strings alone."""
+    event = small(number)
+    return _compact({"shardname": str(event.pop("shardnumber")), **event})
 
 
 def structured_large(number: int) -> bytes:
