@@ -22,6 +22,10 @@ from cloudevents_kit._contract import (
 )
 from cloudevents_kit._errors import CloudEventsError, DataError, DeliveryError, EventError, Reject, Retry
 from cloudevents_kit._event import Event
+from cloudevents_kit._http import Message, from_http
+from cloudevents_kit._http import encode as to_http
+from cloudevents_kit._json import decode as from_json
+from cloudevents_kit._json import encode as to_json
 from cloudevents_kit._result import Ack, Attempt, Nack, Result, Undelivered
 from cloudevents_kit._retry import RetryPolicy
 from cloudevents_kit.router import Router, on
@@ -44,6 +48,7 @@ __all__ = [
     "EventError",
     "Handler",
     "HandlerSink",
+    "Message",
     "Middleware",
     "Nack",
     "Outcome",
@@ -60,8 +65,12 @@ __all__ = [
     "current_event",
     "current_headers",
     "forward",
+    "from_http",
+    "from_json",
     "on",
     "settle",
+    "to_http",
+    "to_json",
     "wrap",
 ]
 

@@ -112,9 +112,13 @@ def respond_batch(results: Sequence[Result]) -> Answer:
 
 def _encode_reply(reply: Event, mode: _http.Mode) -> _http.Message:
     try:
-        return _http.encode(reply, mode)
+        message = _http.encode(reply, mode)
     except EventError:
         return _http.encode(reply, "structured")
+    if message.body and "Content-Type" not in message.headers:
+        # Servers add a Content-Type to such a body, which would become the event's datacontenttype.
+        return _http.encode(reply, "structured")
+    return message
 
 
 def _reply(message: _http.Message) -> Answer:
@@ -170,10 +174,10 @@ def parse_reply(headers: _http.Headers, body: bytes) -> Event | None:
     formatted = any(kind.startswith(b"application/cloudevents") for kind in kinds)
     if not formatted and not any(name[:3].lower() == b"ce-" for name, _ in headers):
         return None
-    received = _http.decode(headers, body)
-    if len(received.events) != 1 or received.kind == "batch":
+    kind, events = _http.decode(headers, body)
+    if kind == "batch":
         raise BindingError(400, "the answer holds a batch where one event was expected")
-    return received.events[0]
+    return events[0]
 
 
 def parse_reason(status: int, content_type: str, body: bytes) -> str:

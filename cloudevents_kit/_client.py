@@ -109,8 +109,8 @@ class Client:
         }
         if ssl is not None:
             self._options["ssl"] = ssl
-        if session is not None:
-            self._options["skip_auto_headers"] = _NO_AUTO_HEADERS
+        # Without data there is no content type, and aiohttp must not make one up.
+        self._untyped = {**self._options, "skip_auto_headers": _NO_AUTO_HEADERS}
 
     async def open(self) -> None:
         """Open the pool, unless the session is the caller's."""
@@ -118,7 +118,6 @@ class Client:
             self._session = self._given or aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._concurrency),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=_NO_AUTO_HEADERS,
             )
 
     async def close(self) -> None:
@@ -146,14 +145,17 @@ class Client:
         payload = _Body(body)
         answered: aiohttp.ClientResponse | None = None
         try:
-            with self._deadlines.start() as deadline:
-                if within is not None and within < self._deadlines.seconds:
-                    asyncio.get_running_loop().call_later(within, deadline.expire)
-                async with session.post(self._url, data=payload, headers=headers, **self._options) as response:
-                    answered = response
-                    content, cut = await _read(response, self._max_reply)
-                    self._remember(payload.transport)
-                    return Reply(response.status, response.raw_headers, content, cut)
+            with self._deadlines:
+                if within is not None:
+                    self._deadlines.shorten(within)
+                options = self._options if "Content-Type" in headers else self._untyped
+                answered = await session.post(self._url, data=payload, headers=headers, **options)
+                try:
+                    content, cut = await _read(answered, self._max_reply)
+                finally:
+                    answered.release()  # back to the pool if it was read to its end, else closed
+                self._remember(payload.transport)
+                return Reply(answered.status, answered.raw_headers, content, cut)
         except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
             if answered is not None:  # the time was over before the body was; the status stands
                 return Reply(answered.status, answered.raw_headers, b"", "peer")

@@ -7,82 +7,74 @@ in which they began, and one timer for the oldest is enough. Knows nothing of ev
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+from typing import Any
 
-
-class Deadline:
-    """One running use of `Deadlines`; a context manager around awaits of the current task."""
-
-    __slots__ = ("_cancelling", "_owner", "_task", "due", "expired")
-
-    def __init__(self, owner: Deadlines, task: asyncio.Task[object], due: float) -> None:
-        """Belong to ``owner``; cancel ``task`` at loop time ``due``."""
-        self._owner = owner
-        self._task = task
-        self._cancelling = task.cancelling()
-        self.due = due
-        self.expired = False
-
-    def __enter__(self) -> Self:
-        """Nothing to do: the clock runs since `Deadlines.start`."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Turn the cancellation that this deadline caused into TimeoutError; let every other one pass."""
-        self._owner.running.pop(self, None)
-        if self.expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise TimeoutError from error
-
-    def expire(self) -> None:
-        """End this use now, as if its time were over."""
-        if self._owner.running.pop(self, False) is None:
-            self.expired = True
-            self._task.cancel()
+_Task = asyncio.Task[Any]
 
 
 class Deadlines:
-    """Cancels tasks that stay inside ``with deadlines.start():`` for more than ``seconds``."""
+    """Limits the time that a task spends inside ``with deadlines:`` to ``seconds``, then raises TimeoutError there.
 
-    __slots__ = ("_timer", "running", "seconds")
+    One object serves any number of tasks, each of which is inside at most once.
+    """
+
+    __slots__ = ("_expired", "_running", "_timer", "seconds")
 
     def __init__(self, seconds: float) -> None:
         """Allow ``seconds`` for each use."""
         self.seconds = seconds
-        self.running: dict[Deadline, None] = {}
+        # By task: when its time is over, and how often it was asked to cancel before it came here.
+        self._running: dict[_Task, tuple[float, int]] = {}
+        self._expired: dict[_Task, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self) -> Deadline:
+    def __enter__(self) -> None:
         """Begin a use in the current task."""
-        task = asyncio.current_task()
-        if task is None:
-            msg = "a deadline needs a running task"
-            raise RuntimeError(msg)
-        loop = task.get_loop()
-        deadline = Deadline(self, task, loop.time() + self.seconds)
-        self.running[deadline] = None
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None  # noqa: S101 - callbacks of the loop, which have no task, cannot await
+        due = loop.time() + self.seconds
+        self._running[task] = (due, task.cancelling())
         if self._timer is None:
-            self._timer = loop.call_at(deadline.due, self._sweep, loop)
-        return deadline
+            self._timer = loop.call_at(due, self._sweep, loop)
 
-    def expire_all(self) -> int:
-        """End every running use now; return how many there were."""
-        running = list(self.running)
-        for deadline in running:
-            deadline.expire()
-        return len(running)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Turn the cancellation that this deadline caused into TimeoutError; let every other one pass."""
+        task: Any = asyncio.current_task()
+        if self._running.pop(task, None) is None:
+            before = self._expired.pop(task)
+            if task.uncancel() <= before and kind is asyncio.CancelledError:
+                raise TimeoutError from error
+
+    def shorten(self, seconds: float) -> None:
+        """Let the current task's use end ``seconds`` from now, if that is sooner."""
+        task: Any = asyncio.current_task()
+        if seconds < self.seconds:
+            task.get_loop().call_later(seconds, self._expire, task, self._running[task])
+
+    def expire_all(self) -> None:
+        """End every running use now, as if its time were over."""
+        for task, use in list(self._running.items()):
+            self._expire(task, use)
 
     def close(self) -> None:
-        """Forget the timer; what still runs is no longer limited."""
+        """Let go of the timer; what still runs is no longer limited."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _expire(self, task: _Task, use: tuple[float, int]) -> None:
+        if self._running.get(task) is use:
+            del self._running[task]
+            self._expired[task] = use[1]
+            task.cancel()
+
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = loop.time()
-        while self.running:
-            oldest = next(iter(self.running))
-            if oldest.due > now:
-                self._timer = loop.call_at(oldest.due, self._sweep, loop)
+        while self._running:
+            task, use = next(iter(self._running.items()))
+            if use[0] > now:
+                self._timer = loop.call_at(use[0], self._sweep, loop)
                 return
-            oldest.expire()
+            self._expire(task, use)

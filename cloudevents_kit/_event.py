@@ -84,6 +84,7 @@ class Event:
 
     def __init__(
         self,
+        /,  # so that an extension may be called "self"
         *,
         type: str,
         source: str,
@@ -260,7 +261,7 @@ class Event:
             is_json = _payload.is_json(self._form, self.datacontenttype)
             return convert(self._raw if is_json else self.data, kind, is_json=is_json)
 
-    def evolve(self, **changes: Any) -> Event:
+    def evolve(self, /, **changes: Any) -> Event:
         """Return a new event with ``changes``; an attribute set to None is removed. ``id`` and ``time`` stay.
 
         The data stays byte for byte unless it is given. Raises EventError.
@@ -273,7 +274,7 @@ class Event:
             event._raw, event._form = self._raw, self._form if same else _payload.BODY
         return event
 
-    def reply(self, *, type: str, source: str, data: Any = _UNSET, **attributes: Any) -> Event:
+    def reply(self, /, *, type: str, source: str, data: Any = _UNSET, **attributes: Any) -> Event:
         """Return a new event caused by this one: same correlationid (or this id), causationid = this id."""
         attributes.setdefault("correlationid", self.get("correlationid") or self.id)
         attributes.setdefault("causationid", self.id)

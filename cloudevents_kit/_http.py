@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -41,11 +41,8 @@ class Message(NamedTuple):
     body: bytes
 
 
-class Received(NamedTuple):
-    """What an HTTP message turned out to hold."""
-
-    kind: Kind
-    events: list[Event]
+#: What an HTTP message turned out to hold: its content mode and its event or events.
+Received = tuple[Kind, list[Event]]
 
 
 class _Names(dict[bytes, str]):
@@ -100,23 +97,28 @@ def _kind(content_type: str) -> Kind:
 _kind_of = _Kinds()
 
 
-def decode(headers: Headers, body: bytes, inflate: Callable[[bytes, str], bytes] | None = None) -> Received:
+def decode(
+    headers: Headers,
+    body: bytes,
+    inflate: Callable[[bytes, str], bytes] | None = None,
+    content_type: str | None = None,
+) -> Received:
     """Read the event or events of an HTTP message.
 
     Args:
         headers: pairs of name and value, as they came.
         body: the body, complete.
         inflate: undoes a Content-Encoding, given the body and the coding; None if the server did that already.
+        content_type: the only Content-Type among ``headers``, from a server that has it at hand and knows that there
+            is no Content-Encoding; spares the search.
 
     Raises:
         EventError: an event breaks a rule; answer 400.
         BindingError: there is no readable event; its status is the answer.
     """
+    if content_type is not None and (kind := _kind_of[content_type]) != "binary":
+        return kind, _formatted(kind, body)
     found = [(attribute, value) for name, value in headers if (attribute := _attribute_of[name])]
-    if len(found) == 1 and found[0][0] == "datacontenttype":
-        kind = _kind_of[found[0][1].decode("latin-1")]
-        if kind != "binary":
-            return Received(kind, _formatted(kind, body))
     raws = dict(found)
     block = b"\n".join(raws.values())
     strange = block.translate(None, _PLAIN) or block.count(b"\n") != len(raws) - 1
@@ -124,7 +126,7 @@ def decode(headers: Headers, body: bytes, inflate: Callable[[bytes, str], bytes]
         return _decode_unusual(found, body, inflate)
     attributes = dict(zip(raws, block.decode("ascii").split("\n"), strict=True))
     kind = _kind_of[attributes.get("datacontenttype")]
-    return Received(kind, [_binary(attributes, body)] if kind == "binary" else _formatted(kind, body))
+    return kind, [_binary(attributes, body)] if kind == "binary" else _formatted(kind, body)
 
 
 def _decode_unusual(
@@ -139,7 +141,7 @@ def _decode_unusual(
             raise BindingError(415, "this Content-Encoding is not supported: use gzip or deflate")
         body = inflate(body, coding.strip().lower()) if inflate is not None else body
     if kind != "binary":
-        return Received(kind, _formatted(kind, body))
+        return kind, _formatted(kind, body)
     attributes = {}
     for name, value in found:
         if name == _CODING:
@@ -147,7 +149,7 @@ def _decode_unusual(
         if name in attributes:
             raise EventError(shown(name), "is repeated")
         attributes[name] = content_type or "" if name == "datacontenttype" else decode_value(shown(name), value)
-    return Received(kind, [_binary(attributes, body)])
+    return kind, [_binary(attributes, body)]
 
 
 def _only(found: list[tuple[str, bytes]], wanted: str) -> str | None:
@@ -215,7 +217,7 @@ def encode_value(value: Value) -> str:
     return str(value).lower()
 
 
-def encode(event: Event, mode: Mode) -> Message:
+def encode(event: Event, mode: Mode = "binary") -> Message:
     """Write one event. An event whose attributes are too large for HTTP headers goes structured in any case.
 
     Raises EventError if the mode cannot carry the event.
@@ -257,6 +259,16 @@ class _HeaderNames(dict[str, str]):
 
 
 _header_of = _HeaderNames()
+
+
+def from_http(headers: Mapping[str, str] | Iterable[tuple[str, str]], body: bytes) -> list[Event]:
+    """Read the event, or the batch of events, of any HTTP request or response.
+
+    ``headers`` is whatever a framework has: a mapping, or pairs of name and value. A Content-Encoding must have been
+    undone. Raises EventError or another CloudEventsError.
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return decode([(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in pairs], body)[1]
 
 
 def encode_batch(events: Iterable[Event]) -> Message:

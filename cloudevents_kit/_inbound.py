@@ -147,13 +147,17 @@ class Inbound:
         self._deadlines.close()
 
     async def answer(
-        self, headers: _http.Headers, body: bytes, inflate: Callable[[bytes, str], bytes] | None = None
+        self,
+        headers: _http.Headers,
+        body: bytes,
+        inflate: Callable[[bytes, str], bytes] | None = None,
+        content_type: str | None = None,
     ) -> Answer:
-        """Read the events of a request, run the handler for each, and build the answer."""
+        """Read the events of a request, run the handler for each, and build the answer; see `_http.decode`."""
         try:
             if len(body) > self.limits.max_body:
                 raise BindingError(413, f"the body is larger than {self.limits.max_body} bytes")
-            kind, events = _http.decode(headers, body, inflate)
+            kind, events = _http.decode(headers, body, inflate, content_type)
             if kind == "batch":
                 self._check_batch(len(events))
         except (EventError, BindingError) as error:
@@ -177,7 +181,7 @@ class Inbound:
         """Handle ``events`` one after the other, within one time limit; those it cuts off are to be sent again."""
         results: list[Result] = []
         try:
-            with self._deadlines.start():
+            with self._deadlines:
                 await settle_each(self._handler, events, results)
         except TimeoutError:
             cut = _STOPPING if self.stopping else _OUT_OF_TIME

@@ -75,7 +75,7 @@ class Destination:
         self.headers = check_headers(headers)
         self.gzip_over = gzip_over
         self.slots = asyncio.Semaphore(concurrency)
-        self.paused_until = float("-inf")
+        self.paused_until: float | None = None
         self.gone = False
 
     def heed(self, nack: Nack) -> None:
@@ -83,8 +83,8 @@ class Destination:
         if nack.status == 410:
             self.gone = True
         if nack.retry_after is not None:
-            pause = min(nack.retry_after, self.retry.max_retry_after)
-            self.paused_until = max(self.paused_until, self.clock.monotonic() + pause)
+            until = self.clock.monotonic() + min(nack.retry_after, self.retry.max_retry_after)
+            self.paused_until = until if self.paused_until is None else max(self.paused_until, until)
 
 
 class Call:
@@ -113,8 +113,12 @@ class Call:
     async def exchange(self, message: Message, number: int, wait: float) -> tuple[Result, Reply | None]:
         """Make one attempt: wait out a pause, take a slot, post, read the answer."""
         destination = self._destination
-        async with destination.slots:
-            while not destination.gone and (pause := destination.paused_until - destination.clock.monotonic()) > 0:
+        await destination.slots.acquire()
+        try:
+            while destination.paused_until is not None and not destination.gone:
+                pause = destination.paused_until - destination.clock.monotonic()
+                if pause <= 0:
+                    break
                 if pause > self._time_left():
                     return Undelivered(
                         reason="overload", error=f"the destination asked for {pause:.0f} s of silence"
@@ -126,6 +130,8 @@ class Call:
             if number > 1 and self._time_left() <= 0:
                 return Undelivered(reason="overload", error="no slot was free before the deadline"), None
             found = await self._post(message, number, wait)
+        finally:
+            destination.slots.release()
         if isinstance(found, Undelivered):
             return found, None
         result = self._read(found)
@@ -143,7 +149,8 @@ class Call:
         clock = self._destination.clock
         started = clock.monotonic()
         try:
-            headers = await self._all_headers(message)
+            extended = self._headers or self._destination.headers or self._wants_reply
+            headers = await self._all_headers(message) if extended else message.headers
         except Exception:  # noqa: BLE001 - the caller's function; a sink never raises for a delivery problem
             log.exception("the headers function failed")
             return self._record(
@@ -152,7 +159,7 @@ class Call:
         body = message.body
         if self._destination.gzip_over is not None and len(body) > self._destination.gzip_over:
             body = gzip.compress(body, 6, mtime=0)
-            headers["Content-Encoding"] = "gzip"
+            headers = {**headers, "Content-Encoding": "gzip"}
         within = max(0.0, self._time_left()) if wait or number > 1 else None
         found = await self._destination.client.post(headers, body, within=within)
         if found is STALE:  # again at once, over another connection

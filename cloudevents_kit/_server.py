@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from email.utils import formatdate
-from typing import Any
+from typing import Any, cast
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.hdrs import EXPECT
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, EXPECT
 
 from cloudevents_kit import _answer
 from cloudevents_kit._answer import Answer
@@ -53,19 +53,39 @@ class _NoContent(web.StreamResponse):
 
 
 class _Connection(web.RequestHandler):
-    """Answers what is not even HTTP in one line, where aiohttp would quote the request in answer and log."""
+    """Answers what is not even HTTP in one line, where aiohttp would quote the request in answer and log.
 
-    __slots__ = ()
+    After an answer that left a part of the body unread, aiohttp goes on reading, so that the peer gets to see the
+    answer; that ends here with the connection, where aiohttp would wait on.
+    """
+
+    __slots__ = ("unread",)
+    unread: StreamReader | None
+
+    def __init__(self, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.unread = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+
+    def close(self) -> None:
+        super().close()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.unread is not None:
+            self.unread.feed_eof()
+            self.unread = None
 
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: web.BaseRequest,  # noqa: ARG002 - what is wrong with it is known
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - quotes the request
     ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun already")
         if status == 500:
             log.error("answering failed", exc_info=exc)
             return _response(_answer.problem(500, "the receiver failed", close=True))
@@ -101,14 +121,14 @@ class AioHttpAdapter:
         if request.raw_path != self._path:
             other = self._elsewhere(request)
             if other is not None:
-                return _response(other)
+                return _respond(request, other)
         if EXPECT in request.headers and request.headers[EXPECT].lower() != _CONTINUE:
-            return _response(_UNEXPECTED)
+            return _respond(request, _UNEXPECTED)
         answer = await self._handle(request, self._inbound.inflate)
         stays_open = request.keep_alive and request.version == HttpVersion11 and not self._inbound.stopping
         if answer is _answer.NO_CONTENT and stays_open:
             return self._no_content
-        response = _response(answer)
+        response = _respond(request, answer)
         if self._inbound.stopping:
             response.force_close()
         return response
@@ -135,7 +155,9 @@ class AioHttpAdapter:
                 if not isinstance(found, bytes):
                     return found
                 body = found
-            return await inbound.answer(request.raw_headers, body, inflate)
+            types = request.headers.getall(CONTENT_TYPE, ())
+            known = types[0] if len(types) == 1 and CONTENT_ENCODING not in request.headers else None
+            return await inbound.answer(request.raw_headers, body, inflate, known)
         finally:
             inbound.leave()
 
@@ -191,6 +213,12 @@ class AioHttpAdapter:
 
 def _too_large(limit: int) -> Answer:
     return _answer.problem(413, f"the body is larger than {limit} bytes", close=True)
+
+
+def _respond(request: web.BaseRequest, answer: Answer) -> web.Response:
+    if not request.content.is_eof():
+        cast("_Connection", request.protocol).unread = request.content
+    return _response(answer)
 
 
 def _response(answer: Answer) -> web.Response:

@@ -99,7 +99,7 @@ def _kit_decode_binary() -> Operation:
     def decode(request: tuple[Any, bytes]) -> Any:
         return _http.decode(*request)
 
-    return _decoding(decode, [_raw(number) for number in _POOL], lambda received: received.events[0].id)
+    return _decoding(decode, [_raw(number) for number in _POOL], lambda received: received[1][0].id)
 
 
 def _kit_decode_batch() -> Operation:

@@ -33,7 +33,7 @@ def pairs(headers: dict[Any, Any] | list[tuple[Text, Text]]) -> list[tuple[bytes
 
 def read(headers: dict[Any, Any] | list[tuple[Text, Text]], body: Text = b"") -> Event:
     """Read the one event of a message."""
-    (event,) = _http.decode(pairs(headers), to_bytes(body)).events
+    _, (event,) = _http.decode(pairs(headers), to_bytes(body))
     return event
 
 
@@ -61,7 +61,9 @@ def plus(text: str) -> Event:
 
 def batch(text: Text) -> list[Event]:
     """Read a batch."""
-    return _http.decode(pairs({"Content-Type": BATCH}), to_bytes(text)).events
+    kind, events = _http.decode(pairs({"Content-Type": BATCH}), to_bytes(text))
+    assert kind == "batch"
+    return events
 
 
 def new(**attributes: Any) -> Event:

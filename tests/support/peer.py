@@ -86,8 +86,9 @@ def zeros(size: int) -> bytes:
 class Peer:
     """Plays its script, one step for each request; the last step repeats."""
 
-    def __init__(self, *script: Script, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *script: Script, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._script = list(script)
+        self._wanted_port = port
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
@@ -101,13 +102,17 @@ class Peer:
         self.most_active = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._wanted_port, ssl=self._tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         self.url = f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}/in"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    def refuse(self) -> None:
+        """Refuse connections from now on; those that are open live on."""
+        self._server.close()
 
     async def stop(self) -> None:
         """Refuse connections from now on, and close those that are open."""
@@ -224,6 +229,13 @@ class Certificates:
         authority.issue_cert("127.0.0.1").configure_cert(self.server)
         self.trusting = ssl.create_default_context()
         authority.configure_trust(self.trusting)
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Let the loop turn until `reached()`."""
+    async with asyncio.timeout(5):
+        while not reached():  # noqa: ASYNC110 - a clock or a semaphore has no event to wait for
+            await asyncio.sleep(0)
 
 
 def unused_port() -> int:

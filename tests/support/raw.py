@@ -92,6 +92,13 @@ def without(lines: Iterable[str], *names: str) -> list[str]:
     return [line for line in lines if line.partition(":")[0] not in names]
 
 
+def response(status: int, *lines: Line, body: Line = b"") -> bytes:
+    """Write an answer."""
+    content = _bytes(body)
+    head: list[Line] = [f"HTTP/1.1 {status} Status", *lines, f"Content-Length: {len(content)}"]
+    return b"\r\n".join(map(_bytes, head)) + b"\r\n\r\n" + content
+
+
 async def exchange(port: int, data: bytes) -> RawAnswer | None:
     """Send ``data`` over a connection of its own and return the answer."""
     async with RawConnection(port) as connection:
@@ -101,3 +108,43 @@ async def exchange(port: int, data: bytes) -> RawAnswer | None:
 
 def _bytes(line: Line) -> bytes:
     return line if isinstance(line, bytes) else line.encode()
+
+
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+class Capture:
+    """A server that keeps every request as bytes and gives ``answers`` in turn, the last one for ever."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.requests: list[bytes] = []
+        self._answers = answers or (NO_CONTENT,)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await _head(reader):
+                fields = (line.partition(b":") for line in head.lower().split(b"\r\n"))
+                size = next((int(value) for name, _, value in fields if name == b"content-length"), 0)
+                self.requests.append(head + await reader.readexactly(size))
+                writer.write(self._answers[min(len(self.requests), len(self._answers)) - 1])
+        finally:
+            writer.close()
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return b""

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
+import trustme
 import uvicorn
 
 from cloudevents_kit import Event, Handler, Middleware, Receiver
@@ -16,6 +18,9 @@ from tests.support.raw import Line, RawAnswer, exchange, request
 
 Kind = Literal["aiohttp", "asgi"]
 KINDS: tuple[Kind, ...] = ("aiohttp", "asgi")
+
+#: Sent where it must not come back from.
+SECRET = "/etc/secret-7f3a"
 
 #: A binary event without data.
 HEAD: tuple[str, ...] = ("ce-specversion: 1.0", "ce-id: 1", "ce-source: /tests", "ce-type: com.example.tested")
@@ -127,8 +132,47 @@ def problem(answer: RawAnswer) -> dict[str, Any]:
     return found
 
 
+def assert_no_secret(answer: RawAnswer) -> None:
+    """Check that a problem repeats nothing of what was sent."""
+    problem(answer)
+    assert b"secret" not in answer.text
+
+
 async def ignore(event: Event) -> None:
     """Handle an event by doing nothing."""
+
+
+async def replying(event: Event) -> Event:
+    """Answer with an event that tells which one it answers."""
+    return event.reply(type="com.example.answered", source="/answerer", data={"to": event.id}, id="2", time=None)
+
+
+def raising(error: BaseException) -> Any:
+    """Return a handler that raises ``error``."""
+
+    async def handler(event: Event) -> NoReturn:
+        raise error
+
+    return handler
+
+
+def returning(end: Any) -> Any:
+    """Return a handler that returns ``end``."""
+
+    async def handler(event: Event) -> Any:
+        return end
+
+    return handler
+
+
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a context for a server at 127.0.0.1, and one for its clients."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client
 
 
 def port_of(url: str) -> int:
