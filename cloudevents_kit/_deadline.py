@@ -52,6 +52,10 @@ class Deadlines:
         if seconds < self.seconds:
             task.get_loop().call_later(seconds, self._expire, task, self._running[task])
 
+    def in_time(self, _: object = None) -> bool:
+        """Tell whether the current task's use goes on; a task may answer although it was cancelled."""
+        return asyncio.current_task() not in self._expired
+
     def expire_all(self) -> None:
         """End every running use now, as if its time were over."""
         for task, use in list(self._running.items()):

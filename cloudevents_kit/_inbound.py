@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from cloudevents_kit import _answer, _http
@@ -180,10 +181,10 @@ class Inbound:
     async def _settle(self, events: list[Event]) -> list[Result]:
         """Handle ``events`` one after the other, within one time limit; those it cuts off are to be sent again."""
         results: list[Result] = []
-        try:
-            with self._deadlines:
-                await settle_each(self._handler, events, results)
-        except TimeoutError:
+        timely = events if len(events) == 1 else takewhile(self._deadlines.in_time, events)
+        with suppress(TimeoutError), self._deadlines:
+            await settle_each(self._handler, timely, results)
+        if len(results) < len(events):
             cut = _STOPPING if self.stopping else _OUT_OF_TIME
             log.warning("%d events cut off: %s", len(events) - len(results), cut.reason)
             results += [cut] * (len(events) - len(results))

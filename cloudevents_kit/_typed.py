@@ -55,16 +55,29 @@ def _by_pydantic(value: Any, kind: Any, *, is_json: bool) -> Any:
         return kind.model_validate_json(value) if is_json else kind.model_validate(value)
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
+        names = _member_names(kind)
         fields = "; ".join(
-            f"{'.'.join(map(str, _known(one['loc'], one['type']))) or 'data'}: {one['type']}"
-            for one in found[:_SHOWN_ERRORS]
+            f"{'.'.join(_known(one['loc'], names)) or 'data'}: {one['type']}" for one in found[:_SHOWN_ERRORS]
         )
         raise DataError("does not fit the handler's type", hint=fields) from None
 
 
-def _known(place: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
-    """Leave out the name of a member that only the peer knows."""
-    return place[:-1] if kind == "extra_forbidden" else place
+def _known(place: tuple[int | str, ...], names: frozenset[str]) -> list[str]:
+    """Hide the names of members that only the peer knows."""
+    return [str(part) if isinstance(part, int) or part in names else "[...]" for part in place]
+
+
+@lru_cache(maxsize=1024)
+def _member_names(kind: Any) -> frozenset[str]:
+    """Collect the names of the members that a model and the models in it declare."""
+    import pydantic
+
+    try:
+        schema = kind.model_json_schema()
+    except pydantic.PydanticUserError:  # a type in it has no JSON schema
+        return frozenset(kind.model_fields)
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return frozenset(name for part in parts for name in part.get("properties", ()))
 
 
 def check_type(kind: Any) -> None:

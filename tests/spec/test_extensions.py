@@ -69,6 +69,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("extensions", GOOD, ids=repr)
 def test_a_documented_extension_that_keeps_its_rules_is_taken(extensions: dict[str, Any]) -> None:
+    """EX-01, EX-02, EX-03, EX-04, EX-05, EX-06, EX-07, EX-08, EX-09, EX-10, EX-11, EX-12."""
     event = new(**extensions)
     assert {name: event[name] for name in extensions} == extensions
     for mode in MODES:
@@ -104,6 +105,30 @@ def test_a_sequence_is_text_that_sorts_as_text() -> None:
     assert sorted(event["sequence"] for event in padded) == ["0000000009", "0000000010"]
     assert binary({"ce-sequence": "0000000009"})["sequence"] == "0000000009"
     assert again(structured(sequence="0000000009"), "binary")["sequence"] == "0000000009"
+
+
+async def test_a_trace_that_an_event_has_is_never_replaced() -> None:
+    """EX-01, decision 0.4: not by forwarding it, nor by sending it while another event is handled."""
+    other = TRACE.replace("b9c7", "0000")
+    sent: list[Event] = []
+
+    async def last(event: Event) -> None:
+        sent.append(event)
+
+    async with Receiver(last, port=0) as receiver, Sender(receiver.url) as sender:
+
+        async def middle(event: Event) -> None:
+            for onward in (event, new(id="2", traceparent=other), new(id="3")):
+                assert await sender.send(onward)
+
+        async with Receiver(middle, port=0) as first, Sender(first.url) as start:
+            assert await start.send(new(traceparent=TRACE, tracestate="a=b"))
+    forwarded, own, inherited = sent
+    assert (forwarded["traceparent"], forwarded["tracestate"]) == (TRACE, "a=b")
+    assert own["traceparent"] == other
+    assert "tracestate" not in own
+    assert inherited["traceparent"][:36] == TRACE[:36]
+    assert inherited["traceparent"] != TRACE
 
 
 async def test_a_dataref_is_never_fetched() -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit import Ack, DataError, Event, EventError, Receiver, Sender, Undelivered, _http
-from cloudevents_kit import current_headers
+from cloudevents_kit import Ack, DataError, Event, EventError, Receiver, Sender, Undelivered, _http, current_headers
 from tests.spec.wire import (
     HEADERS,
     again,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit import DataError, EventError, _http, _json
+from cloudevents_kit import DataError, _http, _json
 from tests.spec.wire import (
     MEMBERS,
     STRUCTURED,

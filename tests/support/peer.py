@@ -5,8 +5,10 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -257,3 +259,25 @@ def full_backlog() -> Iterator[str]:
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+
+@contextlib.contextmanager
+def in_thread(peer: Peer) -> Iterator[Callable[[Callable[[Peer], bool]], None]]:
+    """Run `peer` on a loop of its own; yields a blocking `peer.until`."""
+    with asyncio.Runner() as runner:
+        stopping = asyncio.Event()
+        started: Future[asyncio.AbstractEventLoop] = Future()
+
+        async def serve() -> None:
+            async with peer:
+                started.set_result(asyncio.get_running_loop())
+                await stopping.wait()
+
+        thread = threading.Thread(target=runner.run, args=(serve(),))
+        thread.start()
+        loop = started.result()
+        try:
+            yield lambda reached: asyncio.run_coroutine_threadsafe(peer.until(reached), loop).result()
+        finally:
+            loop.call_soon_threadsafe(stopping.set)
+            thread.join()
