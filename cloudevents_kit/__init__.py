@@ -22,8 +22,7 @@ from cloudevents_kit._contract import (
 )
 from cloudevents_kit._errors import CloudEventsError, DataError, DeliveryError, EventError, Reject, Retry
 from cloudevents_kit._event import Event
-from cloudevents_kit._http import Message, from_http
-from cloudevents_kit._http import encode as to_http
+from cloudevents_kit._http import Message, from_http, to_http
 from cloudevents_kit._json import decode as from_json
 from cloudevents_kit._json import encode as to_json
 from cloudevents_kit._result import Ack, Attempt, Nack, Result, Undelivered

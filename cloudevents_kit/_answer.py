@@ -69,14 +69,13 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in line[:_LINE]).strip()
 
 
-def refuse(error: CloudEventsError) -> Answer:
+def refuse(error: EventError) -> Answer:
     """Answer a message that held no readable event."""
-    if isinstance(error, BindingError):
-        headers = {"Accept-Encoding": ", ".join(_http.ENCODINGS)} if "Content-Encoding" in error.reason else {}
-        return problem(error.status, error.reason, headers=headers)
     if isinstance(error, UnsupportedVersion):
-        return problem(400, str(error), code="unsupported-version")
-    return problem(400, str(error))
+        return problem(error.status, str(error), code="unsupported-version")
+    unknown_coding = error.status == 415 and "Content-Encoding" in error.rule
+    headers = {"Accept-Encoding": ", ".join(_http.ENCODINGS)} if unknown_coding else {}
+    return problem(error.status, str(error), headers=headers)
 
 
 def respond(result: Result, mode: _http.Mode) -> Answer:

@@ -64,8 +64,7 @@ class Batch:
         """Return one result per event if the answer tells them apart, in the order of `message`."""
         if isinstance(result, Ack):
             return self._with_replies(result, reply)
-        if not isinstance(result, Nack):
-            return None
+        assert isinstance(result, Nack)  # noqa: S101 - only a request for a reply can be undelivered once answered
         listed = _answer.parse_batch_results(reply.content_type, reply.body, len(self._pending))
         return None if listed is None else [_own_result(result, *one, retryable) for one in listed]
 

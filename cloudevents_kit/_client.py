@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
+from cloudevents_kit._arguments import check_kind
 from cloudevents_kit._deadline import Deadlines
 from cloudevents_kit._result import Reason, Undelivered
 
@@ -50,31 +51,20 @@ class Reply(NamedTuple):
 STALE = Undelivered(reason="reset", error="the kept-alive connection was closed", possibly_delivered=True)
 
 
-class _Body(aiohttp.Payload):
+class _Body(aiohttp.BytesPayload):
     """Request bytes that remember whether, and over which connection, they began to leave."""
 
     began = False
     transport: asyncio.Transport | None = None
 
     def __init__(self, value: bytes) -> None:
-        super().__init__(value)
-        self._bytes = value
-
-    @property
-    def size(self) -> int:
-        return len(self._bytes)
-
-    @property
-    def autoclose(self) -> bool:
-        return True
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return self._bytes.decode(encoding, errors)
+        aiohttp.Payload.__init__(self, value)  # that of BytesPayload warns of large bodies
+        self._size = len(value)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         self.began = True
         self.transport = getattr(writer, "transport", None)
-        await writer.write(self._bytes)
+        await writer.write(self._value)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002
         await self.write(writer)
@@ -96,10 +86,15 @@ class Client:
     ) -> None:
         """Keep the settings; nothing is opened yet."""
         self._url: URL | None = _parse(url)
+        if ssl is not None:
+            check_kind("ssl", ssl, tls.SSLContext, "an SSLContext, for example ssl.create_default_context()")
+        if session is not None:
+            check_kind("session", session, aiohttp.ClientSession, "an aiohttp.ClientSession")
         self._max_reply = max_reply
         self._concurrency = concurrency
         self._session = session
         self._given = session
+        self._why_not_open = "the sender is not open; use it inside `async with`"
         self._deadlines = Deadlines(timeout)
         self._warm: set[Any] = set()
         self._options: dict[str, Any] = {
@@ -123,6 +118,7 @@ class Client:
     async def close(self) -> None:
         """End what is in flight, and close the pool unless the session is the caller's."""
         session, self._session = self._session, None
+        self._why_not_open = "the sender is closed"
         self._deadlines.expire_all()
         self._deadlines.close()
         self._warm.clear()
@@ -141,7 +137,7 @@ class Client:
             return Undelivered(reason="invalid-url", error="the URL must be http:// or https:// and name a host")
         session = self._session
         if session is None:
-            return Undelivered(reason="closed", error="the sender is closed")
+            return Undelivered(reason="closed", error=self._why_not_open)
         payload = _Body(body)
         answered: aiohttp.ClientResponse | None = None
         try:

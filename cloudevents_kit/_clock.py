@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -37,4 +36,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         """Wait ``seconds`` on the running loop."""
+        import asyncio
+
         await asyncio.sleep(seconds)

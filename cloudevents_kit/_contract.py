@@ -1,7 +1,7 @@
 """The two arrows and the wrapper that every feature is made of.
 
     inbound   Handler    = async (Event) -> Event | ACCEPTED | None
-    stage     Middleware = async (Event, call_next: Handler) -> the same
+    stage     Middleware = async (Event, call_next: Handler) -> the same      (a plain function will do)
     outbound  Sink       : async send(event) -> Result
 
 `settle` is the only place where an exception becomes an outcome, `forward` the only one where an outcome becomes an
@@ -10,15 +10,16 @@ exception. `asyncio.CancelledError` passes through both. Knows nothing of HTTP, 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextvars import ContextVar
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Final, Protocol, final
 
+from cloudevents_kit._arguments import check_callable, check_methods
 from cloudevents_kit._errors import EventError, Refusal
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack, Nack, Result
@@ -42,7 +43,7 @@ ACCEPTED: Final = Accepted()
 
 Outcome = Event | Accepted | None
 Handler = Callable[[Event], Awaitable[Outcome]]
-Middleware = Callable[[Event, Handler], Awaitable[Outcome]]
+Middleware = Callable[[Event, Handler], Awaitable[Outcome] | Outcome]
 SyncHandler = Callable[[Event], Outcome]
 
 
@@ -82,34 +83,57 @@ reset_headers = _headers.reset
 
 
 def wrap(handler: Handler, *stages: Middleware) -> Handler:
-    """Put ``stages`` around ``handler``, the first outermost. Without stages this is ``handler`` itself."""
+    """Put ``stages`` around ``handler``, the first outermost. Without stages this is ``handler`` itself.
+
+    A stage that is a plain function runs in the loop, not in a thread: it must not block.
+    """
     for stage in reversed(stages):
         handler = _bind(stage, handler)
     return handler
 
 
 def _bind(stage: Middleware, call_next: Handler) -> Handler:
-    def bound(event: Event) -> Awaitable[Outcome]:
-        return stage(event, call_next)
+    check_callable("stage", stage)
 
-    return bound
+    def bound(event: Event) -> Awaitable[Outcome]:
+        return stage(event, call_next)  # type: ignore[return-value]  # it is async
+
+    async def bound_plain(event: Event) -> Outcome:
+        outcome: Any = stage(event, call_next)
+        return await outcome if inspect.isawaitable(outcome) else outcome  # type: ignore[no-any-return]
+
+    return bound if is_async(stage) else bound_plain
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Tell whether a call of ``function`` returns an awaitable at once, so that it needs no thread."""
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        return True
+    return bool(getattr(function, "is_async_handler", False))
 
 
 def as_handler(function: Handler | SyncHandler) -> Handler:
     """Return an async handler for ``function``; a plain function will run in a thread, with its context."""
-    if not callable(function):
-        msg = f"handler: must be callable, not {type(function).__name__}"
-        raise TypeError(msg)
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-    if is_async or getattr(function, "is_async_handler", False):
+    check_callable("handler", function)
+    if is_async(function):
         return function  # type: ignore[return-value]
+    import asyncio  # here, as in `_clock`: it takes longer to load than this whole package
 
     @wraps(function)
     async def in_thread(event: Event) -> Outcome:
-        outcome: Any = await asyncio.to_thread(function, event)
+        outcome: Any = await asyncio.to_thread(_call, function, event)
         return await outcome if inspect.isawaitable(outcome) else outcome  # type: ignore[no-any-return]
 
     return in_thread
+
+
+def _call(function: Callable[[Event], Any], event: Event) -> Any:
+    """Call a plain function; asyncio would wait for ever for a StopIteration, and take the other for a cancellation."""
+    try:
+        return function(event)
+    except (StopIteration, CancelledError) as error:
+        msg = f"a handler raised {type(error).__name__}"
+        raise RuntimeError(msg) from error
 
 
 async def settle(handler: Handler, event: Event) -> Result:
@@ -170,6 +194,7 @@ def _name(event: Event) -> str:
 
 def forward(sink: Sink) -> Handler:
     """Return a handler that sends each event on; whatever is not an Ack is raised, as the same refusal."""
+    check_methods("sink", sink, "a Sink", "send")
 
     async def forwarder(event: Event) -> Outcome:
         match await sink.send(event):

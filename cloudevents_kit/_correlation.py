@@ -9,7 +9,7 @@ import os
 import re
 
 from cloudevents_kit._contract import current_event
-from cloudevents_kit._event import Event
+from cloudevents_kit._event import Event, correlation_of
 from cloudevents_kit._values import Value
 
 _traceparent = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})").fullmatch
@@ -24,7 +24,7 @@ def inherit(event: Event) -> Event:
     if cause is None or cause.key == event.key:
         return event
     inherited: dict[str, Value] = {
-        "correlationid": cause.get("correlationid") or cause.id,
+        "correlationid": correlation_of(cause),
         "causationid": cause.id,
         **({} if "traceparent" in event else _trace(cause)),
     }

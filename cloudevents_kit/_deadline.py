@@ -18,7 +18,7 @@ class Deadlines:
     One object serves any number of tasks, each of which is inside at most once.
     """
 
-    __slots__ = ("_expired", "_running", "_timer", "seconds")
+    __slots__ = ("_expired", "_loop", "_running", "_timer", "seconds")
 
     def __init__(self, seconds: float) -> None:
         """Allow ``seconds`` for each use."""
@@ -27,6 +27,7 @@ class Deadlines:
         self._running: dict[_Task, tuple[float, int]] = {}
         self._expired: dict[_Task, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of the timer
 
     def __enter__(self) -> None:
         """Begin a use in the current task."""
@@ -35,8 +36,9 @@ class Deadlines:
         assert task is not None  # noqa: S101 - callbacks of the loop, which have no task, cannot await
         due = loop.time() + self.seconds
         self._running[task] = (due, task.cancelling())
-        if self._timer is None:
+        if self._timer is None or self._loop is not loop:  # a loop that is gone never calls
             self._timer = loop.call_at(due, self._sweep, loop)
+            self._loop = loop
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Turn the cancellation that this deadline caused into TimeoutError; let every other one pass."""

@@ -4,8 +4,8 @@
     ├── CloudEventsError
     │   ├── EventError (also ValueError)       an event, built or received, breaks a rule
     │   │   ├── UnsupportedVersion             specversion is not 1.0
-    │   │   └── DataError                      the data does not fit its content type or the handler's type
-    │   ├── BindingError                       an HTTP message is no event that can be read; carries the 4xx to answer
+    │   │   ├── DataError                      the data does not fit its content type or the handler's type
+    │   │   └── BindingError                   a message holds no event that can be read at all
     │   └── DeliveryError                      raised by ``result.raise_for_outcome()``
     └── Refusal                                raised by a handler to choose the answer
         ├── Reject                             4xx: never send this event again
@@ -18,19 +18,34 @@ from __future__ import annotations
 
 from typing import Any
 
+from cloudevents_kit._arguments import check_count, check_kind, check_not_negative
 
-class CloudEventsError(Exception):
+
+class _Portable(Exception):
+    """Can be copied and pickled, and so sent to another process, whatever its constructor takes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[_Portable], args: tuple[Any, ...]) -> _Portable:
+    return kind.__new__(kind, *args)
+
+
+class CloudEventsError(_Portable):
     """Root of what this package raises about events and their delivery."""
 
 
 class EventError(CloudEventsError, ValueError):
     """An event breaks a rule of the CloudEvents specification.
 
-    The message names the attribute and the rule, never the offending value. ``key`` is the (source, id) of the event
-    to blame, once an event was read and turned out not to hold what was asked for.
+    The message names the attribute and the rule, never the offending value. ``status`` is the HTTP status that tells
+    the sender of such an event. ``key`` is the (source, id) of the event to blame, once an event was read and turned
+    out not to hold what was asked for.
     """
 
     key: tuple[str, str] | None = None
+    status = 400
 
     def __init__(self, attribute: str, rule: str, *, hint: str = "", value_type: type | None = None) -> None:
         """Describe the broken ``rule`` of ``attribute``; ``hint`` says how to mend it."""
@@ -39,7 +54,8 @@ class EventError(CloudEventsError, ValueError):
         self.hint = hint
         self.value_type = value_type
         got = f", not {value_type.__name__}" if value_type is not None else ""
-        super().__init__(f"{attribute}: {rule}{got}" + (f" ({hint})" if hint else ""))
+        subject = f"{attribute}: " if attribute else ""
+        super().__init__(f"{subject}{rule}{got}" + (f" ({hint})" if hint else ""))
 
 
 class UnsupportedVersion(EventError):
@@ -54,14 +70,13 @@ class DataError(EventError):
         super().__init__("data", rule, hint=hint, value_type=value_type)
 
 
-class BindingError(CloudEventsError):
-    """An HTTP message that is no event. ``status`` is the 4xx that tells its sender so."""
+class BindingError(EventError):
+    """A message that holds no event which could be read; no ``attribute`` is to blame."""
 
-    def __init__(self, status: int, reason: str) -> None:
-        """Refuse with ``status`` and one short line."""
+    def __init__(self, status: int, rule: str) -> None:
+        """Refuse with ``status``, a 4xx."""
+        super().__init__("", rule)
         self.status = status
-        self.reason = reason
-        super().__init__(reason)
 
 
 class DeliveryError(CloudEventsError):
@@ -73,11 +88,12 @@ class DeliveryError(CloudEventsError):
         super().__init__(f"{result.outcome}: {result.reason or 'no reason given'}")
 
 
-class Refusal(Exception):
+class Refusal(_Portable):
     """What a handler raises to refuse an event with a status of its choice. Raise `Reject` or `Retry`."""
 
     def __init__(self, reason: str, status: int, *, retryable: bool, after: float | None = None) -> None:
         """Refuse with ``status``; ``after`` is in seconds."""
+        check_kind("reason", reason, str, "a str, one line for the peer")
         self.reason = reason
         self.status = status
         self.retryable = retryable
@@ -93,6 +109,7 @@ class Reject(Refusal):
 
     def __init__(self, reason: str = "rejected", status: int = 422) -> None:
         """Raise ValueError if ``status`` is not one that a sender takes as final."""
+        check_count("status", status)
         if not 400 <= status <= 499 or status in RETRYABLE_4XX:
             msg = (
                 f"status: Reject takes a final 4xx status, not {status} (raise Retry for one that is to be sent again)"
@@ -109,12 +126,12 @@ class Retry(Refusal):
 
     def __init__(self, after: float | None = None, reason: str = "try again later", status: int = 503) -> None:
         """Raise ValueError if ``status`` is not one that a sender retries, or ``after`` is negative."""
+        check_count("status", status)
         if status not in RETRYABLE_4XX and not 500 <= status <= 599:
             msg = f"status: Retry takes 404, 408, 409, 425, 429 or 5xx, not {status} (raise Reject for a final answer)"
             raise ValueError(msg)
-        if after is not None and not 0 <= after < float("inf"):
-            msg = f"after: seconds must be finite and not negative, not {after}"
-            raise ValueError(msg)
+        if after is not None:
+            check_not_negative("after", after)
         super().__init__(reason, status, retryable=True, after=after)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from time import gmtime, strftime, time_ns
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from cloudevents_kit import _payload
 from cloudevents_kit._errors import DataError, EventError
 from cloudevents_kit._extensions import check_known_extensions
-from cloudevents_kit._typed import convert
+from cloudevents_kit._typed import allows_none, convert
 from cloudevents_kit._values import (
     CORE_NAMES,
     SPECVERSION,
@@ -216,6 +216,10 @@ class Event:
         """Tell whether the attribute ``name`` is set."""
         return name in self._attributes
 
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names of the attributes that are set."""
+        return iter(self._attributes)
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return the attribute ``name``, or ``default``."""
         return self._attributes.get(name, default)
@@ -253,11 +257,14 @@ class Event:
     def as_type(self, kind: builtins.type[T]) -> T:
         """Return the data as ``kind``: a dataclass, TypedDict, msgspec Struct, pydantic model or any type of those.
 
-        Raises DataError if it does not fit; the message names the field.
+        Absent data is None if ``kind`` allows that. Raises DataError if it does not fit; the message names the field.
         """
         with _Blame(self):
             if self._form == _payload.ABSENT:
-                raise DataError("is absent", hint=f"{getattr(kind, '__name__', kind)} was asked for")
+                if allows_none(kind):
+                    return None  # type: ignore[return-value]
+                name = getattr(kind, "__name__", "")  # of a class; how a union is written tells its modules
+                raise DataError("is absent", hint=name and f"{name} was asked for")
             is_json = _payload.is_json(self._form, self.datacontenttype)
             return convert(self._raw if is_json else self.data, kind, is_json=is_json)
 
@@ -276,7 +283,7 @@ class Event:
 
     def reply(self, /, *, type: str, source: str, data: Any = _UNSET, **attributes: Any) -> Event:
         """Return a new event caused by this one: same correlationid (or this id), causationid = this id."""
-        attributes.setdefault("correlationid", self.get("correlationid") or self.id)
+        attributes.setdefault("correlationid", correlation_of(self))
         attributes.setdefault("causationid", self.id)
         return Event(type=type, source=source, data=data, **attributes)
 
@@ -347,8 +354,17 @@ class Event:
         if self._form == _payload.ABSENT:
             return None
         value = self.data
-        is_json = _payload.is_json(self._form, self.datacontenttype)
-        return value if isinstance(value, dict) or (isinstance(value, str) and not is_json) else self._raw
+        if isinstance(value, dict):
+            return value
+        # It writes text as UTF-8 in binary mode, and bytes as they are.
+        is_text = isinstance(value, str) and not _payload.is_json(self._form, self.datacontenttype)
+        return value if is_text and value.encode() == self._raw else self._raw
+
+
+def correlation_of(cause: Event) -> str:
+    """Return the correlationid of what ``cause`` brings about: its own if it is one, or else its id."""
+    own = cause.get("correlationid")
+    return own if isinstance(own, str) and own else cause.id
 
 
 def _are_plain_strings(values: Iterable[object]) -> bool:

@@ -1,21 +1,21 @@
 """HTTP binding (CloudEvents HTTP Protocol Binding 1.0), sans-IO: header pairs and a body to events, and back.
 
 The content mode comes from Content-Type alone. Header pairs are bytes as servers have them; names in any case.
-Knows nothing of servers, clients or statuses, beside the 4xx that a `BindingError` carries.
+Knows nothing of servers, clients or statuses, beside the 4xx that an `EventError` carries.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from cloudevents_kit import _json, _payload
 from cloudevents_kit._errors import BindingError, EventError
 from cloudevents_kit._event import Event
-from cloudevents_kit._values import Value, are_plain, check_attributes, check_name, check_string, shown
+from cloudevents_kit._values import are_plain, check_attributes, check_name, check_string, shown
 
 Mode = Literal["binary", "structured"]
 Kind = Literal["binary", "structured", "batch"]
@@ -30,7 +30,6 @@ _REMEMBERED = 1024
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '%"')
 _SAFE_BYTES = _SAFE.encode()
 _PLAIN = (_SAFE + " \n").encode()
-_plain_text = re.compile("[!#$&-~]*").fullmatch
 _quoted = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL).fullmatch
 
 
@@ -88,7 +87,7 @@ def _kind(content_type: str) -> Kind:
         return "binary"
     if media not in {_json.CONTENT_TYPE, _json.BATCH_CONTENT_TYPE}:
         raise BindingError(415, "this event format is not supported: use application/cloudevents+json")
-    charset = re.search(r'charset="?([^";\s]*)', parameters)
+    charset = re.search(r'(?:^|;)[ \t]*charset="?([^";\s]*)', parameters)
     if charset and charset[1] not in {"utf-8", "utf8", "us-ascii"}:
         raise BindingError(415, "this charset is not supported: use UTF-8")
     return "batch" if media == _json.BATCH_CONTENT_TYPE else "structured"
@@ -113,8 +112,7 @@ def decode(
             is no Content-Encoding; spares the search.
 
     Raises:
-        EventError: an event breaks a rule; answer 400.
-        BindingError: there is no readable event; its status is the answer.
+        EventError: an event breaks a rule, or there is none that can be read; its ``status`` is the answer.
     """
     if content_type is not None and (kind := _kind_of[content_type]) != "binary":
         return kind, _formatted(kind, body)
@@ -183,10 +181,13 @@ def _valid_names(attributes: Iterable[str]) -> bool:
     if _valid.issuperset(attributes):
         return True
     try:
-        _valid.update([name for name in attributes if len(_valid) < _REMEMBERED and check_name(name)])
+        checked = [check_name(name) for name in attributes]
     except EventError:
         return False
-    return _valid.issuperset(attributes) or all(map(check_name, attributes))
+    if len(_valid) >= _REMEMBERED:
+        _valid.clear()
+    _valid.update([name for name in checked if len(name) <= 64])
+    return True
 
 
 def decode_value(name: str, value: bytes) -> str:
@@ -210,44 +211,29 @@ def decode_value(name: str, value: bytes) -> str:
     return check_string(name, text)
 
 
-def encode_value(value: Value) -> str:
-    """Write an attribute for a header: canonical text, percent-encoded where the binding asks for it (3.1.3.2)."""
-    if isinstance(value, str):
-        return value if _plain_text(value) else quote(value, safe=_SAFE)
-    return str(value).lower()
-
-
 def encode(event: Event, mode: Mode = "binary") -> Message:
-    """Write one event. An event whose attributes are too large for HTTP headers goes structured in any case.
-
-    Raises EventError if the mode cannot carry the event.
-    """
+    """Write one event; see `to_http`."""
     if mode == "structured":
         return Message({"Content-Type": _json.CONTENT_TYPE}, _json.encode(event))
     if mode != "binary":
         raise ValueError(f"mode: must be 'binary' or 'structured', not {mode!r}")
     attributes = event._attributes
-    if not _travel_as_they_are(attributes.values()):
-        attributes = {name: encode_value(value) for name, value in attributes.items()}
-    headers: dict[str, str] = {_header_of[name]: value for name, value in attributes.items()}  # type: ignore[misc]
-    content_type = event.datacontenttype
+    texts = [value if type(value) is str else str(value).lower() for value in attributes.values()]
+    block = "".join(texts)
+    if block.encode().translate(None, _SAFE_BYTES):  # something needs percent-encoding (3.1.3.2)
+        texts = [quote(text, safe=_SAFE) for text in texts]
+        block = "".join(texts)
+    if len(block) + len("".join(attributes)) > _MAX_HEADER_TEXT or len(texts) > _MAX_HEADER_COUNT:
+        return encode(event, "structured")
+    headers = dict(zip(map(_header_of, attributes), texts, strict=True))
+    content_type = attributes.get("datacontenttype")
     if content_type is not None:
-        if content_type[:23].lower() == "application/cloudevents":
+        if content_type[:23].lower() == "application/cloudevents":  # type: ignore[index]
             raise EventError("datacontenttype", "names an event format", hint="send a nested event structured")
-        headers["Content-Type"] = content_type
+        headers["Content-Type"] = content_type  # type: ignore[assignment]
     elif event._form == _payload.JSON:
         headers["Content-Type"] = _payload.JSON_TYPE
-    if len(headers) > _MAX_HEADER_COUNT or sum(map(len, headers.values())) > _MAX_HEADER_TEXT:
-        return encode(event, "structured")
     return Message(headers, event._raw)
-
-
-def _travel_as_they_are(values: Iterable[Value]) -> bool:
-    """Tell whether every attribute value is text that a header takes without escapes."""
-    try:
-        return not "".join(values).encode().translate(None, _SAFE_BYTES)  # type: ignore[arg-type]
-    except TypeError:
-        return False
 
 
 class _HeaderNames(dict[str, str]):
@@ -258,17 +244,41 @@ class _HeaderNames(dict[str, str]):
         return header
 
 
-_header_of = _HeaderNames()
+_header_of = _HeaderNames().__getitem__
 
 
-def from_http(headers: Mapping[str, str] | Iterable[tuple[str, str]], body: bytes) -> list[Event]:
+class HeaderItems(Protocol):
+    """A mapping of headers, or anything else that lists its pairs of name and value."""
+
+    def items(self) -> Iterable[tuple[str | bytes, str | bytes]]:
+        """List the pairs; a name may occur more than once."""
+        ...
+
+
+def from_http(headers: HeaderItems | Iterable[tuple[str | bytes, str | bytes]], body: bytes) -> list[Event]:
     """Read the event, or the batch of events, of any HTTP request or response.
 
-    ``headers`` is whatever a framework has: a mapping, or pairs of name and value. A Content-Encoding must have been
-    undone. Raises EventError or another CloudEventsError.
+    ``headers`` is whatever a framework has: a mapping, or pairs of name and value, str or bytes. A Content-Encoding
+    must have been undone. Raises EventError; its ``status`` is what to answer.
     """
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return decode([(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in pairs], body)[1]
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"body: must be bytes, not {type(body).__name__}")
+    pairs = headers if isinstance(headers, Iterable) and not hasattr(headers, "items") else headers.items()
+    return decode([(_octets(name), _octets(value)) for name, value in pairs], bytes(body))[1]
+
+
+def _octets(text: str | bytes) -> bytes:
+    # A surrogate, by which frameworks show bytes that are not UTF-8, becomes bytes that are not UTF-8 either.
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+
+
+def to_http(event: Event | Sequence[Event], mode: Mode = "binary") -> Message:
+    """Write one event, or a list of them as a batch, for any HTTP library.
+
+    An event whose attributes are too large for HTTP headers goes structured in any case. Raises EventError if the
+    mode cannot carry the event.
+    """
+    return encode(event, mode) if isinstance(event, Event) else encode_batch(event)
 
 
 def encode_batch(events: Iterable[Event]) -> Message:

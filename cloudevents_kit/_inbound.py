@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,6 +15,7 @@ from typing import Final
 
 from cloudevents_kit import _answer, _http
 from cloudevents_kit._answer import Answer
+from cloudevents_kit._arguments import check_count, check_positive
 from cloudevents_kit._contract import (
     DONE,
     Handler,
@@ -22,6 +23,7 @@ from cloudevents_kit._contract import (
     SyncHandler,
     as_handler,
     log,
+    reset_headers,
     set_headers,
     settle_each,
     wrap,
@@ -54,12 +56,14 @@ class Limits:
     """For a request to be handled; then its handler is cancelled and the answer is 503."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a limit that is not above 0, where 0 means nothing."""
+        """Raise TypeError or ValueError for a limit that is not above 0, where 0 means nothing."""
         for name in self.__slots__:
-            if name == "max_batch" and self.max_batch == 0:
+            if name == "max_batch":
+                check_count(name, self.max_batch, least=0)
                 continue
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: must be above 0 and finite, not {getattr(self, name)}")
+            check_positive(name, getattr(self, name))
+            if name.startswith("max_"):
+                check_count(name, getattr(self, name))
 
 
 class Inbound:
@@ -79,7 +83,8 @@ class Inbound:
         self.in_flight = 0
         self.stopping = False
         self._handler = wrap(as_handler(handler), *stages)
-        self._deadlines = Deadlines(limits.handler_timeout)
+        self._handling = Deadlines(limits.handler_timeout)
+        self._arriving = Deadlines(limits.body_timeout)
         self._idle: asyncio.Event | None = None
         self._hurry = asyncio.Event()
 
@@ -119,6 +124,8 @@ class Inbound:
         self._idle = asyncio.Event()
         if not self.in_flight:
             return True
+        if self._hurry.is_set():
+            return False
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -139,34 +146,61 @@ class Inbound:
             self._idle.set()
 
     def cut_off(self) -> int:
-        """Cancel the handlers that still run, which answers 503; return the number of requests in flight."""
-        self._deadlines.expire_all()
+        """Give up what is still handled or arriving, which answers 503; return the number of requests in flight."""
+        self._handling.expire_all()
+        self._arriving.expire_all()
+        self._hurry.clear()  # the answers that this makes are waited for
         return self.in_flight
 
     def close(self) -> None:
-        """Let go of the timer."""
-        self._deadlines.close()
+        """Let go of the timers."""
+        self._handling.close()
+        self._arriving.close()
 
-    async def answer(
-        self,
-        headers: _http.Headers,
-        body: bytes,
-        inflate: Callable[[bytes, str], bytes] | None = None,
-        content_type: str | None = None,
-    ) -> Answer:
+    async def collect(self, announced: int, read: Callable[[], Awaitable[bytes]]) -> bytes | Answer:
+        """Gather a body that is still arriving, or say why not.
+
+        Args:
+            announced: its size, as far as the peer told.
+            read: returns what has arrived next, nothing at the end.
+        """
+        limit = self.limits.max_body
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            with self._arriving:
+                while max(size, announced) <= limit:
+                    chunk = await read()
+                    if not chunk:
+                        return b"".join(chunks)
+                    chunks.append(chunk)
+                    size += len(chunk)
+        except TimeoutError:
+            if self.stopping:
+                return _answer.problem(503, _STOPPING.reason, headers={"Retry-After": "1"}, close=True)
+            return _answer.problem(408, "the body did not arrive in time", close=True)
+        return _answer.problem(413, self._too_large(), close=True)
+
+    def _too_large(self) -> str:
+        return f"the body is larger than {self.limits.max_body} bytes"
+
+    async def answer(self, headers: _http.Headers, body: bytes, content_type: str | None = None) -> Answer:
         """Read the events of a request, run the handler for each, and build the answer; see `_http.decode`."""
         try:
             if len(body) > self.limits.max_body:
-                raise BindingError(413, f"the body is larger than {self.limits.max_body} bytes")
-            kind, events = _http.decode(headers, body, inflate, content_type)
+                raise BindingError(413, self._too_large())
+            kind, events = _http.decode(headers, body, self._inflate, content_type)
             if kind == "batch":
                 self._check_batch(len(events))
-        except (EventError, BindingError) as error:
+        except EventError as error:
             self.counts["unreadable"] += 1
             log.warning("request refused: %s", error)
             return _answer.refuse(error)
-        set_headers(headers)
-        results = await self._settle(events)
+        outer = set_headers(headers)
+        try:
+            results = await self._settle(events)
+        finally:
+            reset_headers(outer)  # a caller in the same task may be handling a request of its own
         if kind == "batch":
             return _answer.respond_batch(results)
         return _answer.respond(results[0], kind)
@@ -181,8 +215,8 @@ class Inbound:
     async def _settle(self, events: list[Event]) -> list[Result]:
         """Handle ``events`` one after the other, within one time limit; those it cuts off are to be sent again."""
         results: list[Result] = []
-        timely = events if len(events) == 1 else takewhile(self._deadlines.in_time, events)
-        with suppress(TimeoutError), self._deadlines:
+        timely = events if len(events) == 1 else takewhile(self._handling.in_time, events)
+        with suppress(TimeoutError), self._handling:
             await settle_each(self._handler, timely, results)
         if len(results) < len(events):
             cut = _STOPPING if self.stopping else _OUT_OF_TIME
@@ -194,6 +228,5 @@ class Inbound:
             self.counts.update([result.outcome for result in results if result is not DONE])
         return results
 
-    def inflate(self, body: bytes, coding: str) -> bytes:
-        """Undo a Content-Encoding within the limits."""
+    def _inflate(self, body: bytes, coding: str) -> bytes:
         return _http.inflate(body, coding, self.limits.max_body)

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Raw
 
 from cloudevents_kit import _payload
+from cloudevents_kit._arguments import check_kind
 from cloudevents_kit._errors import BindingError, EventError
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import (
@@ -102,8 +103,9 @@ def is_utf8(text: bytes) -> bool:
 
 
 def decode(body: bytes) -> Event:
-    """Read one event; raise EventError, or BindingError if ``body`` is no JSON object at all."""
+    """Read one event; raise EventError."""
     one, _, unquoted = _envelope.current
+    body = body if type(body) is bytes else _to_bytes(body)
     try:
         members = one(body)
     except _MALFORMED:
@@ -127,6 +129,7 @@ def decode(body: bytes) -> Event:
 def decode_batch(body: bytes) -> list[Event]:
     """Read a batch; raise BindingError whose message begins with the index of the broken member."""
     _, many, unquoted = _envelope.current
+    body = body if type(body) is bytes else _to_bytes(body)
     try:
         batch = many(body)
     except _MALFORMED:
@@ -145,6 +148,11 @@ def decode_batch(body: bytes) -> list[Event]:
     for name in unquoted:
         quotes += 2 * len([members for members in batch if name in members])
     return _decode_batch_slowly(body) if quotes else events
+
+
+def _to_bytes(body: bytes) -> bytes:
+    check_kind("body", body, (bytes, bytearray, memoryview), "bytes")
+    return bytes(body)
 
 
 def _is_clean(text: bytes) -> bool:
@@ -182,9 +190,7 @@ def _decode_batch_slowly(body: bytes) -> list[Event]:
         try:
             events.append(_decode_slowly(bytes(member)))
         except EventError as error:
-            raise BindingError(400, f"event {index}: {error}") from None
-        except BindingError as error:
-            raise BindingError(error.status, f"event {index}: {error.reason}") from None
+            raise BindingError(error.status, f"event {index}: {error}") from error
     return events
 
 
@@ -282,7 +288,11 @@ _write = msgspec.json.Encoder().encode
 
 
 def _object(event: Event) -> dict[str, Any]:
-    form = event._form
+    try:
+        form = event._form
+    except AttributeError:
+        way_out = "Event.of takes those of the official SDK"
+        raise TypeError(f"event: must be an Event, not {type(event).__name__} ({way_out})") from None
     if form == _payload.ABSENT:
         return event._attributes
     if form == _payload.JSON:

@@ -90,14 +90,18 @@ class Destination:
 class Call:
     """One event or batch on its way; collects its attempts."""
 
-    __slots__ = ("_destination", "_headers", "_maybe", "_wants_reply", "attempts", "began")
+    __slots__ = ("_destination", "_headers", "_maybe", "_wants_reply", "attempts", "began", "message", "reply")
 
-    def __init__(self, destination: Destination, headers: HeaderSource | None, *, wants_reply: bool) -> None:
+    def __init__(
+        self, destination: Destination, message: Message, headers: HeaderSource | None, *, wants_reply: bool
+    ) -> None:
         """Begin now."""
         self._destination = destination
         self._headers = None if headers is None else check_headers(headers)
         self._wants_reply = wants_reply
         self._maybe = False  # whether an attempt so far may have delivered the event, whatever the last one says
+        self.message = message
+        self.reply: Reply | None = None  # the latest answer
         self.attempts: tuple[Attempt, ...] = ()
         self.began = destination.clock.monotonic()
 
@@ -110,42 +114,54 @@ class Call:
             result = replace(result, possibly_delivered=self._maybe)
         return replace(result, attempts=self.attempts, elapsed=elapsed)
 
-    async def exchange(self, message: Message, number: int, wait: float) -> tuple[Result, Reply | None]:
-        """Make one attempt: wait out a pause, take a slot, post, read the answer."""
+    async def attempt(self, number: int, wait: float) -> Result:
+        """Send once: wait out a pause, take a slot, post, read the answer."""
         destination = self._destination
+        self.reply = None
         await destination.slots.acquire()
         try:
-            while destination.paused_until is not None and not destination.gone:
-                pause = destination.paused_until - destination.clock.monotonic()
-                if pause <= 0:
-                    break
-                if pause > self._time_left():
-                    return Undelivered(
-                        reason="overload", error=f"the destination asked for {pause:.0f} s of silence"
-                    ), None
-                await destination.clock.sleep(pause)
-                wait += pause
+            if destination.paused_until is not None or number > 1:
+                waited = await self._wait_out(number)
+                if isinstance(waited, Undelivered):
+                    return waited
+                wait += waited
             if destination.gone:
-                return _GONE, None
-            if number > 1 and self._time_left() <= 0:
-                return Undelivered(reason="overload", error="no slot was free before the deadline"), None
-            found = await self._post(message, number, wait)
+                return _GONE
+            found = await self._post(number, wait)
         finally:
             destination.slots.release()
         if isinstance(found, Undelivered):
-            return found, None
+            return found
+        self.reply = found
         result = self._read(found)
         self._maybe = self._maybe or isinstance(result, Undelivered)
         if isinstance(result, Nack):
             destination.heed(result)
-        return result, found
+        return result
+
+    async def _wait_out(self, number: int) -> float | Undelivered:
+        """Wait until the destination takes requests again; return the seconds that took, or why it is too late."""
+        destination = self._destination
+        waited = 0.0
+        while destination.paused_until is not None and not destination.gone:
+            pause = destination.paused_until - destination.clock.monotonic()
+            if pause <= 0:
+                break
+            if pause > self._time_left():
+                return Undelivered(reason="overload", error=f"the destination asked for {pause:.0f} s of silence")
+            await destination.clock.sleep(pause)
+            waited += pause
+        if number > 1 and self._time_left() <= 0:
+            return Undelivered(reason="overload", error="no slot was free before the deadline")
+        return waited
 
     def _time_left(self) -> float:
         """Return the seconds until the deadline over all attempts."""
         deadline = self._destination.retry.deadline
         return math.inf if deadline is None else deadline - (self._destination.clock.monotonic() - self.began)
 
-    async def _post(self, message: Message, number: int, wait: float) -> Reply | Undelivered:
+    async def _post(self, number: int, wait: float) -> Reply | Undelivered:
+        message = self.message
         clock = self._destination.clock
         started = clock.monotonic()
         try:
@@ -162,13 +178,17 @@ class Call:
             headers = {**headers, "Content-Encoding": "gzip"}
         within = max(0.0, self._time_left()) if wait or number > 1 else None
         found = await self._destination.client.post(headers, body, within=within)
-        if found is STALE:  # again at once, over another connection
-            self._record(found, number, wait, started)
-            if not self._destination.retry.retry_possibly_delivered:
-                return found
-            wait, started = 0.0, clock.monotonic()
-            found = await self._destination.client.post(headers, body, fresh=True, within=within)
-        return self._record(found, number, wait, started)
+        self._record(found, number, wait, started)
+        again = found is STALE and self._destination.retry.retry_possibly_delivered
+        return await self._post_again(number, headers, body, within) if again else found
+
+    async def _post_again(
+        self, number: int, headers: Mapping[str, str], body: bytes, within: float | None
+    ) -> Reply | Undelivered:
+        """Post over another connection, at once: that one which was kept alive had been closed is nobody's fault."""
+        started = self._destination.clock.monotonic()
+        found = await self._destination.client.post(headers, body, fresh=True, within=within)
+        return self._record(found, number, 0.0, started)
 
     def _record(self, found: Reply | Undelivered, number: int, wait: float, started: float) -> Reply | Undelivered:
         elapsed = self._destination.clock.monotonic() - started

@@ -21,6 +21,7 @@ from cloudevents_kit._values import is_media_type
 
 JSON_TYPE = "application/json"
 _REMEMBERED = 1024
+_SHOWN = 40
 
 #: Where an event's payload comes from. JSON and TEXT are proven; BODY is whatever an HTTP body held.
 ABSENT, JSON, TEXT, BYTES, BODY = range(5)
@@ -138,7 +139,8 @@ def encode_text(text: str, charset: str) -> bytes:
     try:
         return text.encode(charset)
     except (UnicodeError, LookupError):
-        raise EventError("data", "cannot be written in the charset of its datacontenttype") from None
+        hint = "use charset=utf-8, or give bytes"
+        raise EventError("data", "cannot be written in the charset of its datacontenttype", hint=hint) from None
 
 
 def encode_json(data: object) -> bytes:
@@ -152,24 +154,27 @@ def encode_json(data: object) -> bytes:
             _reject_lossy(data, "data")
             _reject_lossy(msgspec.to_builtins(data, builtin_types=_LOSSY, enc_hook=_model), "data")
     except RecursionError:
-        raise EventError("data", "is nested too deeply, or holds itself") from None
+        raise EventError("data", "is nested too deeply, or holds itself", hint="flatten it") from None
     except UnicodeEncodeError:
-        raise EventError("data", "holds a lone surrogate") from None
-    except msgspec.DecodeError:
-        raise EventError("data", "holds a number that JSON readers cannot take") from None
+        hint = "give bytes for text that is not Unicode"
+        raise EventError("data", "holds a lone surrogate", hint=hint) from None
     except EventError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
         _reject_lossy(data, "data")
-        raise EventError("data", "cannot be written as JSON", hint=str(error), value_type=type(data)) from None
+        hint = error.args[0] if isinstance(error, _Unwritable) else f"{type(error).__name__} was raised"
+        raise EventError("data", "cannot be written as JSON", hint=hint, value_type=type(data)) from error
     return raw
+
+
+class _Unwritable(TypeError):
+    """Something in the data is of a type that nothing can write."""
 
 
 def _model(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
-    if dump is None:
-        msg = f"{type(value).__name__} is no JSON value, dataclass, Struct or model"
-        raise TypeError(msg)
+    if dump is None or isinstance(value, type):
+        raise _Unwritable(f"{type(value).__name__} is no JSON value, dataclass, Struct or model")
     return dump(mode="json")
 
 
@@ -182,13 +187,15 @@ def _reject_lossy(value: object, path: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise EventError("data", f"has a key at {path} that is no string", value_type=type(key))
-            _reject_lossy(item, f"{path}.{key}")
+                hint = "members of a JSON object have names: use str(key)"
+                raise EventError("data", f"has a key at {path} that is no string", hint=hint, value_type=type(key))
+            _reject_lossy(item, f"{path}.{key}" if key.isidentifier() and len(key) <= _SHOWN else f"{path}[...]")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _reject_lossy(item, f"{path}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise EventError("data", f"holds NaN or Infinity at {path}, which JSON cannot carry")
+        hint = "use None, or text"
+        raise EventError("data", f"holds NaN or Infinity at {path}, which JSON cannot carry", hint=hint)
     elif isinstance(value, _LOSSY):
         hint = "give bytes as the whole data, or base64 text" if not isinstance(value, Decimal) else "use str or float"
         raise EventError("data", f"holds a value at {path} that JSON cannot carry", hint=hint, value_type=type(value))

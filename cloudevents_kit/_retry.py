@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cloudevents_kit._arguments import check_count, check_flag, check_kind, check_not_negative, check_positive
 from cloudevents_kit._errors import RETRYABLE_4XX
 from cloudevents_kit._result import Ack, Nack, Result, Undelivered
 
@@ -48,17 +50,23 @@ class RetryPolicy:
     """Makes the jitter repeatable."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a policy that makes no sense."""
-        if self.attempts < 1:
-            raise ValueError(f"attempts: must be 1 or more, not {self.attempts}")
+        """Raise TypeError or ValueError for a policy that makes no sense."""
+        check_count("attempts", self.attempts)
+        check_positive("factor", self.factor)
         if self.factor < 1:
             raise ValueError(f"factor: must be 1 or more, not {self.factor}")
-        for name in ("initial", "max_delay", "deadline", "max_retry_after"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name}: seconds must be finite and not negative, not {value}")
-        if self.deadline == 0:
-            raise ValueError("deadline: must be above 0, or None for no limit")
+        for name in ("initial", "max_delay", "max_retry_after"):
+            check_not_negative(name, getattr(self, name))
+        if self.deadline is not None:
+            check_positive("deadline", self.deadline)
+        for name in ("jitter", "retry_possibly_delivered"):
+            check_flag(name, getattr(self, name))
+        check_kind("statuses", self.statuses, AbstractSet, "a set of ints, for example frozenset({408, 429})")
+        for status in self.statuses:
+            check_count("statuses", status)
+        object.__setattr__(self, "statuses", frozenset(self.statuses))  # the caller's set may change
+        if self.seed is not None:
+            check_kind("seed", self.seed, int, "an int, or None")
 
     @classmethod
     def none(cls) -> RetryPolicy:

@@ -23,7 +23,9 @@ from cloudevents_kit._inbound import Inbound
 _CONTINUE = "100-continue"
 _UNEXPECTED = _answer.problem(417, f"only {_CONTINUE} can be expected", close=True)
 _UNFINISHED = _answer.problem(400, "the body ended early", close=True)
-_LATE = _answer.problem(408, "the body did not arrive in time", close=True)
+_CODED = _answer.problem(
+    415, "mounted, this receiver takes no Content-Encoding", headers={"Accept-Encoding": "identity"}
+)
 
 
 class _NoContent(web.StreamResponse):
@@ -124,7 +126,7 @@ class AioHttpAdapter:
                 return _respond(request, other)
         if EXPECT in request.headers and request.headers[EXPECT].lower() != _CONTINUE:
             return _respond(request, _UNEXPECTED)
-        answer = await self._handle(request, self._inbound.inflate)
+        answer = await self._handle(request)
         stays_open = request.keep_alive and request.version == HttpVersion11 and not self._inbound.stopping
         if answer is _answer.NO_CONTENT and stays_open:
             return self._no_content
@@ -141,7 +143,7 @@ class AioHttpAdapter:
         probe = self._inbound.probe(request.method, path, ready=self.ready)
         return probe or _answer.problem(404, f"events are received at {self._path}")
 
-    async def _handle(self, request: web.BaseRequest, inflate: Any) -> Answer:
+    async def _handle(self, request: web.BaseRequest) -> Answer:
         inbound = self._inbound
         refused = inbound.admit(request.method)
         if refused is not None:
@@ -157,33 +159,22 @@ class AioHttpAdapter:
                 body = found
             types = request.headers.getall(CONTENT_TYPE, ())
             known = types[0] if len(types) == 1 and CONTENT_ENCODING not in request.headers else None
-            return await inbound.answer(request.raw_headers, body, inflate, known)
+            return await inbound.answer(request.raw_headers, body, known)
         finally:
             inbound.leave()
 
     async def _read(self, request: web.BaseRequest) -> bytes | Answer:
         """Collect a body that is still arriving, or say why not."""
-        limits = self._inbound.limits
-        chunks: list[bytes] = []
-        size = request.content_length or 0
-        if size > limits.max_body:
-            return _too_large(limits.max_body)
-        if EXPECT in request.headers and not isinstance(request, web.Request):  # a mounted application has done it
+        announced = request.content_length or 0
+        waits = EXPECT in request.headers and not isinstance(request, web.Request)  # a mounted application has done it
+        if waits and announced <= self._inbound.limits.max_body:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the answer itself has not begun
-        size = 0
         try:
-            async with asyncio.timeout(limits.body_timeout):
-                while chunk := await request.content.readany():
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    if size > limits.max_body:
-                        return _too_large(limits.max_body)
-        except TimeoutError:
-            return _LATE
+            return await self._inbound.collect(announced, request.content.readany)
         except (web.RequestPayloadError, OSError):
+            request.content.feed_eof()  # else aiohttp looks for the rest, and logs the same error again
             return _UNFINISHED
-        return b"".join(chunks)
 
     def application(self) -> web.Application:
         """Return an application that serves the path and the probes."""
@@ -195,7 +186,10 @@ class AioHttpAdapter:
         return app
 
     async def _lifetime(self, _: web.Application) -> Any:
+        if self.ready:
+            raise RuntimeError("the receiver is started already")
         await self._inbound.lifecycle.open()
+        self._inbound.reopen()
         self.ready = True
         yield
         self.ready = False
@@ -203,16 +197,14 @@ class AioHttpAdapter:
         await self._inbound.lifecycle.close()
 
     async def _handle_mounted(self, request: web.Request) -> web.StreamResponse:
-        return _response(await self._handle(request, None))
+        # aiohttp has undone it already, and does not tell when a compressed body was cut short.
+        coded = request.headers.get(CONTENT_ENCODING, "identity").lower() != "identity"
+        return _response(_CODED if coded else await self._handle(request))
 
     async def _probe_mounted(self, request: web.Request) -> web.StreamResponse:
         path = "/" + request.path.rpartition("/")[2]
         answer = self._inbound.probe(request.method, path, ready=self.ready)
         return _response(answer or _answer.problem(404, "not found"))
-
-
-def _too_large(limit: int) -> Answer:
-    return _answer.problem(413, f"the body is larger than {limit} bytes", close=True)
 
 
 def _respond(request: web.BaseRequest, answer: Answer) -> web.Response:

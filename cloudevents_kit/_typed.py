@@ -9,7 +9,8 @@ import re
 import sys
 from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -25,8 +26,8 @@ def convert(value: Any, kind: type[T], *, is_json: bool) -> T:
         model: T = _by_pydantic(value, kind, is_json=is_json)
         return model
     try:
+        decoder: msgspec.json.Decoder[T] = _decoder(cast("Hashable", kind))
         if is_json:
-            decoder: msgspec.json.Decoder[T] = _decoder(cast("Hashable", kind))
             return decoder.decode(value)
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -39,7 +40,37 @@ def convert(value: Any, kind: type[T], *, is_json: bool) -> T:
 
 @lru_cache(maxsize=1024)
 def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
+    """Return what reads JSON as ``kind``; raise TypeError at once if nothing can."""
+    decoder = msgspec.json.Decoder(kind, dec_hook=_inner_model)
+    for custom in _custom_types(kind):
+        if custom is not object and not is_model(custom):
+            msg = f"{custom.__name__} is no dataclass, TypedDict, Struct or pydantic model"
+            raise TypeError(msg)
+    return decoder
+
+
+def _custom_types(kind: Any) -> list[type[Any]]:
+    """Collect the classes in ``kind`` that msgspec itself cannot make."""
+    from msgspec import inspect
+
+    found: list[type[Any]] = []
+    parts: list[Any] = [inspect.type_info(kind)]
+    seen: set[int] = set()
+    while parts:
+        part = parts.pop()
+        if isinstance(part, inspect.CustomType):
+            found.append(part.cls)
+        elif isinstance(part, tuple):
+            parts.extend(part)
+        elif isinstance(part, inspect.Type | inspect.Field) and id(part) not in seen:
+            seen.add(id(part))  # a type may hold itself
+            parts.extend(getattr(part, name) for name in part.__struct_fields__)
+    return found
+
+
+def _inner_model(kind: Any, value: object) -> Any:
+    """Make a pydantic model that lies inside another type, by the rules for JSON; object stands for anything."""
+    return value if kind is object else kind.model_validate_json(msgspec.json.encode(value))
 
 
 def is_model(kind: Any) -> bool:
@@ -78,6 +109,13 @@ def _member_names(kind: Any) -> frozenset[str]:
         return frozenset(kind.model_fields)
     parts = [schema, *schema.get("$defs", {}).values()]
     return frozenset(name for part in parts for name in part.get("properties", ()))
+
+
+def allows_none(kind: Any) -> bool:
+    """Tell whether ``kind`` is a union with None."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return get_origin(kind) in {Union, UnionType} and type(None) in get_args(kind)
 
 
 def check_type(kind: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -109,7 +109,8 @@ def format_timestamp(when: datetime) -> str:
         try:
             when = when.astimezone(UTC)
         except OverflowError:
-            raise EventError("time", "lies outside what datetime can hold in UTC") from None
+            hint = "use an offset of whole minutes"
+            raise EventError("time", "lies outside what datetime can hold in UTC", hint=hint) from None
     text = when.isoformat()
     return text[:-6] + "Z" if text.endswith("+00:00") else text
 
@@ -117,10 +118,12 @@ def format_timestamp(when: datetime) -> str:
 def check_name(name: str) -> str:
     """Return ``name`` if it may name an attribute: one or more of a-z and 0-9, and not "data"."""
     if name == "data":
-        raise EventError("data", "is not an attribute")
+        raise EventError("data", "is not an attribute", hint="it stands beside the attributes")
     if not _name(name):
         near = re.sub("[^a-z0-9]", "", name.lower()) if shown(name) == name else ""
-        hint = f"did you mean {near!r}?" if near else ""
+        hint = f"did you mean {near!r}?" if near else "for example partitionkey"
+        if name == "data_base64":
+            hint = "give bytes as data"
         raise EventError(shown(name), "attribute names use only a-z and 0-9", hint=hint)
     return name
 
@@ -133,7 +136,8 @@ def shown(name: str) -> str:
 def check_string(name: str, value: str) -> str:
     """Return ``value`` if the String type allows every character in it."""
     if not (value.isascii() and value.isprintable()) and _forbidden(value):
-        raise EventError(name, "holds a control character, noncharacter or lone surrogate")
+        hint = "encode it, or put it into data"
+        raise EventError(name, "holds a control character, noncharacter or lone surrogate", hint=hint)
     return value
 
 
@@ -152,6 +156,12 @@ def check_value(name: str, value: object) -> Value:
 
 
 def _convert(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return check_string(name, str.__str__(value))
+    if _is_url(value):
+        return check_string(name, str(value))
+    if name in CORE_NAMES and not (name == "time" and isinstance(value, datetime)):
+        raise EventError(name, "must be a string", hint=_HINTS[name], value_type=type(value))
     if isinstance(value, datetime):
         try:
             return format_timestamp(value)
@@ -159,11 +169,7 @@ def _convert(name: str, value: object) -> str:
             raise EventError(name, error.rule, hint=error.hint) from None
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode("ascii")
-    if isinstance(value, str):
-        return check_string(name, str.__str__(value))
-    if _is_url(value):
-        return check_string(name, str(value))
-    hint = "write a float as a string" if isinstance(value, float) else ""
+    hint = "write it as a string, or put it into data"
     rule = "must be str, int, bool, bytes, an aware datetime or a URL"
     raise EventError(name, rule, hint=hint, value_type=type(value))
 
@@ -222,37 +228,48 @@ def check_attributes(attributes: dict[str, Value]) -> dict[str, Value]:
         return attributes
     for name in ("id", "source", "type"):
         if name not in attributes:
-            raise EventError(name, "is required")
+            raise EventError(name, "is required", hint=_HINTS[name])
     if attributes.get("specversion") != SPECVERSION:
         raise _bad_version(attributes.get("specversion"))
-    for name, (check, rule, hint) in _RULES.items():
+    for name, (check, rule) in _RULES.items():
         value = attributes.get(name)
         if value is None:
             continue
         if type(value) is not str:
-            raise EventError(name, "must be a string", value_type=type(value))
+            raise EventError(name, "must be a string", hint=_HINTS[name], value_type=type(value))
         if not value:
-            raise EventError(name, "must not be empty")
+            raise EventError(name, "must not be empty", hint=_HINTS[name])
         if not check(value):
-            raise EventError(name, rule, hint=hint)
+            raise EventError(name, rule, hint=_HINTS[name])
     return attributes
 
 
 def _bad_version(version: object) -> EventError:
     if version is None:
-        return EventError("specversion", "is required")
-    hint = "version 0.3 was superseded in 2019: let the producer send 1.0" if version == "0.3" else ""
+        return EventError("specversion", "is required", hint=_HINTS["specversion"])
+    superseded = "version 0.3 was superseded in 2019: let the producer send 1.0"
+    hint = superseded if version == "0.3" else "for 1.0.1 and 1.0.2, too"
     return UnsupportedVersion("specversion", 'must be "1.0"', hint=hint)
 
 
-_RULES: dict[str, tuple[Any, str, str]] = {
-    "id": (bool, "", ""),
-    "source": (is_uri_reference, "must be a URI-reference", "percent-encode spaces and non-ASCII characters"),
-    "type": (bool, "", ""),
-    "subject": (bool, "", ""),
-    "time": (is_timestamp, "must be an RFC 3339 timestamp", "for example 2018-04-05T17:31:00Z"),
-    "datacontenttype": (is_media_type, "must be a media type", "for example application/json"),
-    "dataschema": (is_absolute_uri, "must be an absolute URI", ""),
+_RULES: dict[str, tuple[Callable[[str], bool], str]] = {
+    "id": (bool, ""),
+    "source": (is_uri_reference, "must be a URI-reference, spaces and non-ASCII characters percent-encoded"),
+    "type": (bool, ""),
+    "subject": (bool, ""),
+    "time": (is_timestamp, "must be an RFC 3339 timestamp"),
+    "datacontenttype": (is_media_type, "must be a media type"),
+    "dataschema": (is_absolute_uri, "must be an absolute URI"),
+}
+_HINTS = {
+    "specversion": 'it is "1.0"',
+    "id": "for example a UUID",
+    "source": "for example /orders",
+    "type": "for example com.example.order.created",
+    "subject": "leave it out if there is none",
+    "time": "for example 2018-04-05T17:31:00Z",
+    "datacontenttype": "for example application/json",
+    "dataschema": "for example https://example.com/order.json",
 }
 #: The attributes that the specification itself defines; every other one is an extension.
-CORE_NAMES = frozenset({"specversion", *_RULES})
+CORE_NAMES = frozenset(_HINTS)

@@ -3,18 +3,19 @@
     app = asgi_app(router)                       # serve it:  uvicorn module:app
     fastapi_app.mount("/events", asgi_app(router))
 
-Needs no ASGI package. Stages and resources are opened by the lifespan protocol; mounted below another application,
-which does not pass lifespan on, they are opened by the first request.
+Needs no ASGI package. Stages and resources are opened by the lifespan protocol. A parent application does not pass
+that on: let its own lifespan do ``async with app``, or they are opened by the first request, and never closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Self
 
 from cloudevents_kit import _answer
 from cloudevents_kit._answer import Answer
+from cloudevents_kit._arguments import check_path
 from cloudevents_kit._contract import Handler, Middleware, SyncHandler, log
 from cloudevents_kit._inbound import Inbound, Limits
 
@@ -39,6 +40,8 @@ def asgi_app(
     With ``path``, other paths are answered 404 and ``/healthz`` and ``/readyz`` are served; without, every path is
     taken, for mounting.
     """
+    if path is not None:
+        check_path(path)
     limits = Limits(
         max_body=max_body,
         max_batch=max_batch,
@@ -65,54 +68,65 @@ class AsgiReceiver:
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # before it was accepted: the server answers 403
         else:
             raise ValueError(f"this application serves http, not {scope['type']}")
+
+    async def __aenter__(self) -> Self:
+        """Open stages and resources: for the lifespan of a parent application."""
+        self._opening = self._opening or asyncio.Lock()
+        async with self._opening:
+            if not self._opened:
+                await self._inbound.lifecycle.open()
+                self._opened = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close them in reverse."""
+        self._opened = False
+        self._inbound.close()
+        await self._inbound.lifecycle.close()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            await self._open()
+            await self.__aenter__()
         except Exception as error:  # noqa: BLE001 - told to the server, which ends
             log.error("the receiver did not start", exc_info=error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._inbound.close()
-        self._opened = False
         try:
-            await self._inbound.lifecycle.close()
+            await self.__aexit__()
         except Exception as error:  # noqa: BLE001 - told to the server, which ends
             log.error("the receiver did not stop cleanly", exc_info=error)
             await send({"type": "lifespan.shutdown.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _open(self) -> None:
-        self._opening = self._opening or asyncio.Lock()
-        async with self._opening:
-            if not self._opened:
-                await self._inbound.lifecycle.open()
-                self._opened = True
-
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._opened:
-            await self._open()
+            await self.__aenter__()
         answer = self._elsewhere(scope) or await self._answer(scope, receive)
         if answer is None:
             return  # the peer is gone, nobody would read the answer
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
-        if answer.body or answer.status not in {204, 304}:
+        if answer.body or not (answer.status in {204, 304} or scope["method"] == "HEAD"):
             headers.append((b"content-length", str(len(answer.body)).encode("ascii")))
-        if answer.close:
+        if answer.close and scope.get("http_version", "1.1").startswith("1"):  # later versions have no such header
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
     def _elsewhere(self, scope: Scope) -> Answer | None:
-        if self._path is None or scope["path"] == self._path:
+        if self._path is None:
             return None
-        probe = self._inbound.probe(scope["method"], scope["path"], ready=self._opened)
+        path = _path(scope)
+        if path == self._path:
+            return None
+        probe = self._inbound.probe(scope["method"], path, ready=self._opened)
         return probe or _answer.problem(404, f"events are received at {self._path}")
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
@@ -120,35 +134,46 @@ class AsgiReceiver:
         if refused is not None:
             return refused
         try:
-            found = await self._read(scope, receive)
-            if not isinstance(found, bytes):
-                return found
-            return await self._inbound.answer(list(scope["headers"]), found, self._inbound.inflate)
+            body = await self._inbound.collect(_content_length(scope), _Body(receive).read)
+            if not isinstance(body, bytes):
+                return body
+            return await self._inbound.answer(list(scope["headers"]), body)
+        except _Gone:
+            return None
         finally:
             self._inbound.leave()
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | Answer | None:
-        """Collect the body, or say why not; None if the peer went away."""
-        limit = self._inbound.limits.max_body
-        too_large = _answer.problem(413, f"the body is larger than {limit} bytes", close=True)
-        if _content_length(scope) > limit:
-            return too_large
-        chunks: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(self._inbound.limits.body_timeout):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
-                    if size > limit:
-                        return too_large
-                    if not message.get("more_body", False):
-                        return b"".join(chunks)
-        except TimeoutError:
-            return _answer.problem(408, "the body did not arrive in time", close=True)
+
+class _Gone(Exception):
+    """The peer has left."""
+
+
+class _Body:
+    """The body of a request, read as it arrives."""
+
+    __slots__ = ("_more", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._more = True
+
+    async def read(self) -> bytes:
+        """Return what has arrived next, nothing at the end."""
+        while self._more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            self._more = message.get("more_body", False)
+            if chunk := message.get("body", b""):
+                return bytes(chunk)
+        return b""
+
+
+def _path(scope: Scope) -> str:
+    """Return the path below the prefix at which a parent or a proxy has mounted this application."""
+    path: str = scope["path"]
+    below = path.removeprefix(scope.get("root_path", "").rstrip("/"))
+    return below if below.startswith("/") else path
 
 
 def _content_length(scope: Scope) -> int:

@@ -14,11 +14,12 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cloudevents_kit import sender as _sender
+from cloudevents_kit._arguments import check_count
 
 if TYPE_CHECKING:
     from cloudevents.core.base import BaseCloudEvent
@@ -32,12 +33,28 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class _Helpers(ThreadPoolExecutor):
+    """Threads that look up host names. While the interpreter ends nobody gives them work: then the caller does it."""
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        try:
+            return super().submit(work, *args, **kwargs)
+        except RuntimeError:
+            done: Future[T] = Future()
+            try:
+                done.set_result(work(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001 - told by the future, as by that of a thread
+                done.set_exception(error)
+            return done
+
+
 class _Loop:
     """An event loop in a thread, with one open sender on it."""
 
     def __init__(self, url: str, settings: dict[str, Any]) -> None:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(_Helpers(thread_name_prefix="cloudevents-names"))
         self._closing = asyncio.Event()
         opened: Future[_sender.Sender] = Future()
         self._thread = threading.Thread(
@@ -47,8 +64,10 @@ class _Loop:
         self.sender = opened.result()
 
     def _run(self, url: str, settings: dict[str, Any], opened: Future[_sender.Sender]) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve(url, settings, opened))
+        try:
+            self._loop.run_until_complete(self._serve(url, settings, opened))
+        finally:
+            self._loop.close()  # asyncio.Runner would start a thread for it, which an interpreter that ends refuses
 
     async def _serve(self, url: str, settings: dict[str, Any], opened: Future[_sender.Sender]) -> None:
         """Keep a sender open until `close`, and then until the calls of other threads have their results."""
@@ -57,6 +76,11 @@ class _Loop:
             await self._closing.wait()
             while calls := asyncio.all_tasks() - {asyncio.current_task()}:
                 await asyncio.wait(calls)
+
+    @property
+    def is_here(self) -> bool:
+        """Tell whether the current thread is the loop's."""
+        return threading.current_thread() is self._thread
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start ``work`` on the loop."""
@@ -67,30 +91,35 @@ class _Loop:
         if self.pid != os.getpid():
             return
         self._loop.call_soon_threadsafe(self._closing.set)
-        if threading.current_thread() is not self._thread:  # it is, when the garbage collector found us there
+        if not self.is_here:  # it is, when the garbage collector found us there
             self._thread.join()
 
 
 class Sender:
-    """Delivers events to one URL, blocking. Takes the arguments of `cloudevents_kit.Sender`.
+    """Delivers events to one URL, blocking. Takes the arguments of `cloudevents_kit.Sender`, but for ``session``.
 
     Opened by ``with``, or by the first use; closed by leaving the block, by `close`, or when the interpreter exits.
     """
 
     def __init__(self, url: str, **settings: Any) -> None:
         """Check the settings; raises TypeError or ValueError naming the wrong one."""
+        if settings.get("session") is not None:
+            raise TypeError("session: belongs to another loop; a blocking sender has a pool of its own")
         self._concurrency = _sender.Sender(url, **settings).concurrency
         self._url = url
         self._settings = settings
         self._lock = threading.Lock()
         self._running: _Loop | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
+        _senders.add(self)
 
     def _submit(self, work: Callable[[_sender.Sender], Coroutine[Any, Any, T]]) -> Future[T]:
         with self._lock:  # `close` waits for what was submitted before it
             if self._running is None or self._running.pid != os.getpid():
                 self._running = _Loop(self._url, self._settings)
                 self._finalizer = weakref.finalize(self, self._running.close)
+            if self._running.is_here:
+                raise RuntimeError("a headers function cannot use the sender that calls it: each would await the other")
             return self._running.submit(work(self._running.sender))
 
     def _call(self, work: Callable[[_sender.Sender], Coroutine[Any, Any, T]]) -> T:
@@ -155,7 +184,7 @@ class Sender:
 
         Events are taken in the caller's thread, so a database cursor or a Django queryset may be their source.
         """
-        limit = self._concurrency if concurrency is None else _sender.check_count("concurrency", concurrency)
+        limit = self._concurrency if concurrency is None else check_count("concurrency", concurrency)
         return self._stream(events, limit, lambda event: lambda sender: sender.send(event, mode=mode, headers=headers))
 
     def _stream(
@@ -181,3 +210,16 @@ class Sender:
 
 async def _nothing(_: object) -> None:
     pass
+
+
+_senders: weakref.WeakSet[Sender] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """Let a forked child use the senders even if a thread that it does not have held a lock."""
+    for sender in _senders:
+        sender._lock = threading.Lock()  # noqa: SLF001 - our own class
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=_renew_locks)

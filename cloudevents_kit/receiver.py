@@ -14,20 +14,20 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import signal
+import ssl as tls
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from aiohttp import web
 
+from cloudevents_kit._arguments import check_count, check_kind, check_not_negative, check_path
 from cloudevents_kit._contract import Handler, Middleware, SyncHandler, log
 from cloudevents_kit._inbound import Inbound, Limits
 from cloudevents_kit._server import AioHttpAdapter, EventServer
 
-if TYPE_CHECKING:
-    import ssl as tls
-
 _LAST_ANSWERS = 1.0
+_LAST_PORT = 65535
 
 
 class Receiver:
@@ -71,8 +71,14 @@ class Receiver:
         resources: tuple[object, ...] = (),
     ) -> None:
         """Compose the chain; nothing is opened yet. Raises TypeError or ValueError naming the wrong argument."""
-        if not path.startswith("/"):
-            raise ValueError(f"path: must begin with /, not {path!r}")
+        check_path(path)
+        check_kind("host", host, str, 'a str such as "127.0.0.1"')
+        if check_count("port", port, least=0) > _LAST_PORT:
+            raise ValueError(f"port: must be {_LAST_PORT} or less, not {port}")
+        if ssl is not None:
+            check_kind("ssl", ssl, tls.SSLContext, "an SSLContext, made for the server's side")
+        for name, seconds in (("idle_timeout", idle_timeout), ("drain_delay", drain_delay), ("grace", grace)):
+            check_not_negative(name, seconds)
         limits = Limits(
             max_body=max_body,
             max_batch=max_batch,
@@ -114,7 +120,7 @@ class Receiver:
     async def start(self) -> None:
         """Open stages and resources, then listen. Raises OSError for a taken port, RuntimeError if started already."""
         async with self._changing:
-            if self._runner is not None:
+            if self._runner is not None or self._adapter.ready:
                 raise RuntimeError("the receiver is started already")
             await self._inbound.lifecycle.open()
             try:
@@ -151,25 +157,30 @@ class Receiver:
                 return 0
             self._inbound.stopping = True
             self._adapter.ready = False
-            cut = 0
             try:
                 if self._drain_delay and grace is None:
                     await self._inbound.pause(self._drain_delay)
                 await self._site.stop()
-                if not await self._inbound.wait_idle(self._grace if grace is None else grace):
-                    cut = self._inbound.cut_off()
-                    await self._inbound.wait_idle(_LAST_ANSWERS)
+                cut = await self._drain(self._grace if grace is None else grace)
             finally:
                 await self._close()
         log.info("receiver stopped, %d requests cut off", cut)
         return cut
 
+    async def _drain(self, grace: float) -> int:
+        """Wait for the requests in flight, then cut them off; return how many those were."""
+        if await self._inbound.wait_idle(grace):
+            return 0
+        cut = self._inbound.cut_off()
+        await self._inbound.wait_idle(_LAST_ANSWERS)
+        return cut
+
     async def _close(self, why: BaseException | None = None) -> None:
         """Close whatever is open. Raises ExceptionGroup, with ``why`` among its errors."""
         runner, self._runner, self._site = self._runner, None, None
+        assert runner is not None  # noqa: S101 - it is the first thing that a start makes
         try:
-            if runner is not None:
-                await runner.cleanup()
+            await runner.cleanup()
         finally:
             self._inbound.close()
             await self._inbound.lifecycle.close(why)
@@ -193,6 +204,13 @@ class Receiver:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, signals.put_nowait, number)
+        try:
+            await self._until(signals)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)  # a loop that is closed may go on swallowing them
+
+    async def _until(self, signals: asyncio.Queue[signal.Signals]) -> None:
         starting = asyncio.ensure_future(self.start())
         stop = asyncio.ensure_future(signals.get())
         await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -200,6 +218,7 @@ class Receiver:
             starting.cancel()
             with suppress(asyncio.CancelledError):
                 await starting
+            await self.stop()  # the part that was being opened may have ignored the cancellation
             return
         starting.result()
         log.info("stopping on %s", (await stop).name)

@@ -14,10 +14,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from cloudevents_kit._arguments import check_count, check_methods, check_positive
 from cloudevents_kit._contract import Handler, Outcome, Sink
+from cloudevents_kit._correlation import inherit
+from cloudevents_kit._errors import EventError
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack, Result, Undelivered
+
+if TYPE_CHECKING:
+    from cloudevents.core.base import BaseCloudEvent
 
 
 class Requests:
@@ -34,10 +41,9 @@ class Requests:
 
     def __init__(self, sink: Sink, *, timeout: float = 30.0, limit: int = 1000) -> None:
         """Wait for nothing yet."""
-        if not 0 < timeout < float("inf"):
-            raise ValueError(f"timeout: must be above 0 and finite, not {timeout}")
-        if limit < 1:
-            raise ValueError(f"limit: must be 1 or more, not {limit}")
+        check_methods("sink", sink, "a Sink", "send")
+        check_positive("timeout", timeout)
+        check_count("limit", limit)
         self._sink = sink
         self._timeout = timeout
         self._limit = limit
@@ -48,17 +54,20 @@ class Requests:
         """Number of requests without an answer yet."""
         return len(self._waiting)
 
-    async def request(self, event: Event) -> Result:
+    async def request(self, event: Event | BaseCloudEvent, /) -> Result:
         """Send ``event`` and wait for its answer: ``Ack.reply``, or ``Ack.reply_error`` if none came in time.
 
-        A request that is not acknowledged is not waited for; its Nack or Undelivered is returned.
+        A request that is not acknowledged is not waited for; its Nack or Undelivered is returned. Raises ValueError
+        for the id of a request that is waiting already: answers to the two could not be told apart.
         """
+        try:
+            event = _correlated(Event.of(event))
+        except EventError as error:
+            return Undelivered(reason="invalid-event", error=str(error))
         if len(self._waiting) >= self._limit:
             return Undelivered(reason="overload", error=f"{self._limit} requests are waiting for their answers already")
         if event.id in self._waiting:
             raise ValueError("id: a request with this id is waiting for its answer already")
-        if "correlationid" not in event:
-            event = event.evolve(correlationid=event.id)
         answer: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._waiting[event.id] = (event, answer)
         try:
@@ -69,13 +78,18 @@ class Requests:
     async def _send_and_wait(self, event: Event, answer: asyncio.Future[Event]) -> Result:
         result = await self._sink.send(event)
         if not isinstance(result, Ack):  # an answer that came all the same proves that the request arrived
-            return Ack(reply=answer.result(), attempts=result.attempts) if answer.done() else result
+            if not answer.done():
+                return result
+            return Ack(reply=answer.result(), attempts=result.attempts, elapsed=result.elapsed)
         if result.reply is not None:
             return result
+        now = asyncio.get_running_loop().time
+        began = now()
         await asyncio.wait({answer}, timeout=self._timeout)
+        elapsed = result.elapsed + now() - began
         if answer.done():
-            return replace(result, reply=answer.result())
-        return replace(result, reply_error=f"no answer within {self._timeout:g} s")
+            return replace(result, reply=answer.result(), reply_error=None, elapsed=elapsed)
+        return replace(result, reply_error=f"no answer within {self._timeout:g} s", elapsed=elapsed)
 
     async def __call__(self, event: Event, call_next: Handler) -> Outcome:
         """Keep ``event`` if it answers a waiting request, else pass it on."""
@@ -99,3 +113,10 @@ class Requests:
             if asked["correlationid"] == correlation and asked.key != event.key  # a broker may return the request
         ]
         return same[0] if len(same) == 1 else None
+
+
+def _correlated(event: Event) -> Event:
+    """Return ``event`` with a correlationid: its own, that of the event being handled, or its id."""
+    if "correlationid" not in event:
+        event = inherit(event)
+    return event if "correlationid" in event else event.evolve(correlationid=event.id)

@@ -6,9 +6,10 @@
     async def created(event: Event, order: Order) -> Event | None: ...
 
 A pattern is an exact type or a prefix that ends in ``.*``; ``source=`` and ``subject=`` narrow it and take the same
-two forms (their wildcard is a final ``*``). One handler runs per event, the most specific one: an exact type before a
-prefix, a longer prefix before a shorter one, a narrowed pattern before an open one. A second parameter makes the
-router decode the data into its annotated type.
+two forms (their wildcard is a final ``*``). ``com.example.*`` takes what is below it, not ``com.example`` itself. One
+handler runs per event, the most specific one: an exact type before a prefix, a longer prefix before a shorter one, a
+narrowed pattern before an open one; the type counts before the source, the source before the subject. A second
+parameter makes the router decode the data into its annotated type.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from cloudevents_kit._contract import Handler, Outcome, as_handler, log
+from cloudevents_kit._arguments import check_callable, check_choice, check_kind
+from cloudevents_kit._contract import Handler, Outcome, as_handler, is_async, log
 from cloudevents_kit._errors import Reject
 from cloudevents_kit._event import Event
 from cloudevents_kit._typed import check_type
@@ -42,9 +44,12 @@ class Pattern:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a pattern that can never match, or matches something else than it seems to."""
+        check_kind("pattern", self.type, str, 'a str such as "com.example.*"')
         if not self.type or "*" in self.type[:-1] or (self.type.endswith("*") and self.type[-2:] not in {"*", ".*"}):
             raise ValueError(f'pattern: must be a type, a prefix such as "com.example.*", or "*", not {self.type!r}')
         for name, text in (("source", self.source), ("subject", self.subject)):
+            if text is not None:
+                check_kind(name, text, str, "a str, or None")
             if text is not None and (not text or "*" in text[:-1]):
                 raise ValueError(f"{name}: must be a text, or a prefix that ends in *, not {text!r}")
 
@@ -54,6 +59,11 @@ class Pattern:
             wanted is None or (value is not None and _fits(wanted, value))
             for wanted, value in ((self.type, event.type), (self.source, event.source), (self.subject, event.subject))
         )
+
+    def __str__(self) -> str:
+        """Write the pattern as it was given to `on`."""
+        narrowed = (("source", self.source), ("subject", self.subject))
+        return ", ".join([self.type, *(f"{name}={text}" for name, text in narrowed if text is not None)])
 
     @property
     def rank(self) -> tuple[int, ...]:
@@ -92,8 +102,7 @@ class Router:
         self, *, unhandled: Literal["reject", "ack"] = "reject", default: Callable[..., Any] | None = None
     ) -> None:
         """Start without handlers."""
-        if unhandled not in {"reject", "ack"}:
-            raise ValueError(f"unhandled: must be 'reject' or 'ack', not {unhandled!r}")
+        check_choice("unhandled", unhandled, ("reject", "ack"))
         self.unhandled_count = 0
         self._policy = unhandled
         self._routes: dict[Pattern, Handler] = {}
@@ -106,29 +115,37 @@ class Router:
         wanted = Pattern(pattern, source, subject)
 
         def register(function: F) -> F:
-            self._add(wanted, function)
+            self._add((wanted, function))
             return function
 
         return register
 
     def include(self, handlers: object) -> None:
-        """Register every method of ``handlers`` that is marked with `on`, an override under the mark of its base."""
+        """Register every method of ``handlers`` that is marked with `on`, an override under the mark of its base.
+
+        Raises ValueError if one of them has a pattern that is taken; then none is registered.
+        """
+        if isinstance(handlers, type):
+            raise TypeError(f"handlers: must be an object, not the class {handlers.__name__} itself")
         marked: dict[str, tuple[Pattern, ...]] = {}
         for base in type(handlers).__mro__:
             for name, member in vars(base).items():
-                if getattr(member, _MARK, None):
-                    marked.setdefault(name, getattr(member, _MARK))
+                # A static or class method may be marked itself, or the function in it.
+                marks = getattr(member, _MARK, None) or getattr(getattr(member, "__func__", None), _MARK, None)
+                if marks:
+                    marked.setdefault(name, marks)
         if not marked:
             raise ValueError(f"{type(handlers).__name__} has no method marked with @on(...)")
-        for name, patterns in marked.items():
-            for pattern in patterns:
-                self._add(pattern, getattr(handlers, name))
+        self._add(*((pattern, getattr(handlers, name)) for name, patterns in marked.items() for pattern in patterns))
 
-    def _add(self, pattern: Pattern, function: Callable[..., Any]) -> None:
-        if pattern in self._routes:
-            raise ValueError(f"{pattern.type}: there is a handler for this pattern already")
-        self._routes[pattern] = bind(function)
-        self._ordered = sorted(self._routes.items(), key=lambda route: route[0].rank)
+    def _add(self, *routes: tuple[Pattern, Callable[..., Any]]) -> None:
+        added = dict(self._routes)
+        for pattern, function in routes:
+            if pattern in added:
+                raise ValueError(f"{pattern}: there is a handler for this pattern already")
+            added[pattern] = bind(function)
+        self._routes = added
+        self._ordered = sorted(added.items(), key=lambda route: route[0].rank)
         self._found.clear()
 
     def __call__(self, event: Event) -> Any:
@@ -155,36 +172,44 @@ class Router:
 
 
 def bind(function: Callable[..., Any]) -> Handler:
-    """Make a handler of ``function``: with a second parameter it gets the data, decoded into the annotated type."""
-    parameters = [
-        one
-        for one in inspect.signature(function).parameters.values()
-        if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}
-    ]
+    """Make a handler of ``function``: with a second parameter it gets the data, decoded into the annotated type.
+
+    Parameters that have a default are left alone.
+    """
+    check_callable("handler", function)
+    every = inspect.signature(function).parameters.values()
+    parameters = [one for one in every if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}]
     needed = [one for one in parameters if one.default is one.empty]
-    if len(parameters) < 1 or len(needed) > 2:
+    extra = [one for one in every if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    if len(parameters) < 1 or len(needed) > 2 or extra:
         raise TypeError(f"{_name(function)}: a handler takes the event, or the event and its data")
+    if parameters[0].name == "self":
+        raise TypeError(f"{_name(function)}: mark methods with cloudevents_kit.on, then include(...) the object")
     if len(needed) < 2:
         return as_handler(function)
     kind = _annotation(function, parameters[1].name)
-    if inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function):
+    if is_async(function):
         return lambda event: function(event, event.as_type(kind))
     return as_handler(lambda event: function(event, event.as_type(kind)))
 
 
 def _annotation(function: Callable[..., Any], name: str) -> Any:
+    """Return the type that the parameter ``name`` is annotated with, other annotations unread. Raises TypeError."""
     target = inspect.unwrap(function)
     while isinstance(target, partial):
         target = inspect.unwrap(target.func)
     target = target if inspect.isfunction(target) or inspect.ismethod(target) else type(target).__call__
+
+    def only() -> None: ...
+
     try:
-        hints = get_type_hints(target, include_extras=True)
+        only.__annotations__ = {name: getattr(target, "__annotations__", {}).get(name, Any)}
+        kind = get_type_hints(only, getattr(target, "__globals__", {}), include_extras=True)[name]
     except NameError as error:
         raise TypeError(
             f"{_name(function)}: the annotation of {name!r} names {error.name!r}, which is not known at run time "
             "(import it outside TYPE_CHECKING, and define it at module level)"
         ) from None
-    kind = hints.get(name, Any)
     try:
         check_type(kind)
     except TypeError as error:

@@ -16,6 +16,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from cloudevents_kit import _batching, _http
+from cloudevents_kit._arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_kind,
+    check_methods,
+    check_positive,
+)
 from cloudevents_kit._client import Client
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._correlation import inherit as inherit_from_current
@@ -75,11 +83,19 @@ class Sender:
         clock: Clock | None = None,
     ) -> None:
         """Check the settings; nothing is opened before ``async with``. Raises TypeError or ValueError naming one."""
-        _check_settings(mode=mode, timeout=timeout, connect_timeout=connect_timeout)
+        check_choice("mode", mode, ("binary", "structured"))
+        check_positive("timeout", timeout)
+        check_positive("connect_timeout", connect_timeout)
         counts = {"concurrency": concurrency, "max_batch_bytes": max_batch_bytes, "max_reply": max_reply}
         for name, count in (counts | ({} if max_batch is None else {"max_batch": max_batch})).items():
             check_count(name, count)
-        self._retry = retry or RetryPolicy()
+        if gzip_over is not None:
+            check_count("gzip_over", gzip_over, least=0)
+        check_flag("inherit", inherit)
+        self._retry = RetryPolicy() if retry is None else retry
+        check_kind("retry", self._retry, RetryPolicy, "a RetryPolicy, for example RetryPolicy(attempts=3)")
+        self._clock: Clock = SystemClock() if clock is None else clock
+        check_methods("clock", self._clock, "a Clock", "monotonic", "now", "sleep")
         self._client = Client(
             url,
             timeout=min(timeout, self._retry.deadline or timeout),
@@ -90,7 +106,6 @@ class Sender:
             session=session,
         )
         self._mode: Mode = mode
-        self._clock: Clock = clock or SystemClock()
         self._destination = Destination(
             self._client,
             self._retry,
@@ -193,38 +208,19 @@ class Sender:
             message = _http.encode(self._own(thing), mode or self._mode)
         except EventError as error:
             return Undelivered(reason="invalid-event", error=str(error))
-        call = Call(self._destination, headers, wants_reply=wants_reply)
-
-        async def attempt(number: int, wait: float) -> Result:
-            return (await call.exchange(message, number, wait))[0]
-
-        result = await run(self._retry, attempt, self._clock)
-        return call.finish(result)
+        call = Call(self._destination, message, headers, wants_reply=wants_reply)
+        return call.finish(await run(self._retry, call.attempt, self._clock))
 
     async def _deliver_batch(self, batch: _batching.Batch, headers: HeaderSource | None) -> None:
-        call = Call(self._destination, headers, wants_reply=False)
+        call = Call(self._destination, batch.message(), headers, wants_reply=False)
 
         async def attempt(number: int, wait: float) -> Result:
-            result, reply = await call.exchange(batch.message(), number, wait)
-            own_results = None if reply is None else batch.read(result, reply, self._retry.retryable)
+            call.message = batch.message()
+            result = await call.attempt(number, wait)
+            own_results = None if call.reply is None else batch.read(result, call.reply, self._retry.retryable)
             return batch.settle(call.finish(result), own_results)
 
         await run(self._retry, attempt, self._clock)
-
-
-def check_count(name: str, count: int) -> int:
-    """Return ``count``; raise ValueError if it is below 1."""
-    if count < 1:
-        raise ValueError(f"{name}: must be 1 or more, not {count}")
-    return count
-
-
-def _check_settings(*, mode: str, timeout: float, connect_timeout: float) -> None:
-    if mode not in {"binary", "structured"}:
-        raise ValueError(f"mode: must be 'binary' or 'structured', not {mode!r}")
-    for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
-        if not 0 < seconds < float("inf"):
-            raise ValueError(f"{name}: must be above 0 and finite, not {seconds}")
 
 
 def _answers(reply: Event, event: Any) -> bool:

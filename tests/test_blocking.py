@@ -3,22 +3,20 @@
 import asyncio
 import gc
 import inspect
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import aiohttp
 import pytest
 from cloudevents.core.v1.event import CloudEvent
 
 from cloudevents_kit import Ack, Event, Nack, Receiver, RetryPolicy, Undelivered
 from cloudevents_kit import Sender as AsyncSender
-from cloudevents_kit.blocking import Sender
+from cloudevents_kit.blocking import Sender, _Helpers, _renew_locks
 from tests.support.peer import SILENCE, Peer, Request, Step, answer, in_thread, unused_port
 
 EVENT = Event(type="com.example.order.created", source="/orders", id="o-1", data={"id": 1})
@@ -39,12 +37,45 @@ def no_thread_is_left() -> Iterator[None]:
     assert threads() == []
 
 
-@pytest.mark.parametrize("name", ["send", "request", "send_batch", "send_all"])
-def test_the_methods_take_what_those_of_the_other_sender_take(name: str) -> None:
-    def parameters(method: Any) -> list[tuple[str, Any, Any]]:
-        return [(one.name, one.kind, one.default) for one in inspect.signature(method).parameters.values()]
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C interrupt, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
-    assert parameters(getattr(Sender, name)) == parameters(getattr(AsyncSender, name))
+
+def parameters(method: Any) -> list[tuple[str, Any, Any]]:
+    return [(one.name, one.kind, one.default) for one in inspect.signature(method).parameters.values()]
+
+
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_the_two_senders_have_the_same_methods() -> None:
+    assert public(Sender) == public(AsyncSender) == {"close", "request", "send", "send_all", "send_batch"}
+
+
+@pytest.mark.parametrize("name", sorted(public(AsyncSender)))
+def test_the_methods_take_and_give_what_those_of_the_other_sender_do(name: str) -> None:
+    ours, theirs = getattr(Sender, name), getattr(AsyncSender, name)
+    if name != "send_all":  # its source is read in the caller's thread, so it cannot be asynchronous
+        assert ours.__annotations__ == theirs.__annotations__
+    assert parameters(ours) == parameters(theirs)
+    assert not inspect.iscoroutinefunction(ours)
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in parameters(AsyncSender) if name not in {"url", "session"}])
+def test_the_settings_are_those_of_the_other_sender(name: str) -> None:
+    setting: Any = {name: inspect.signature(AsyncSender).parameters[name].default}
+    Sender("http://127.0.0.1:1/", **setting)
+
+
+async def test_a_session_belongs_to_another_loop_and_is_refused() -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(TypeError, match=r"^session: belongs to another loop"):
+            Sender("http://127.0.0.1:1/", session=session)
 
 
 def test_it_sends_and_tells_the_truth() -> None:
@@ -123,71 +154,48 @@ async def test_what_a_plain_handler_sends_names_its_cause() -> None:
         assert peer.requests[0]["ce-causationid"] == "o-1"
 
 
-# Streams.
-
-
-def test_a_stream_takes_events_in_the_callers_thread() -> None:
-    """A cursor of SQLite, or a queryset of Django, must not be read in another one."""
-
-    def source() -> Iterator[Event]:
-        for event in new_events(50):
-            assert threading.current_thread() is threading.main_thread()
-            yield event
-
+def test_inside_a_running_loop_it_blocks_the_loop_and_works() -> None:
+    """A notebook, or a plain function deep inside an application: allowed, for those who know what they do."""
     peer = Peer(answer(204))
-    with in_thread(peer), Sender(peer.url) as sender:
-        pairs = list(sender.send_all(source(), concurrency=4))
-    assert sorted(int(event.get_id()) for event, _ in pairs) == [*range(50)]
-    assert all(result for _, result in pairs)
-    assert 1 <= peer.most_active <= 4
+
+    async def inside() -> None:
+        with Sender(peer.url, max_batch=2) as sender:
+            assert sender.send(EVENT)
+            assert all(sender.send_batch(new_events(4)))
+            assert all(result for _, result in sender.send_all(new_events(4)))
+
+    with in_thread(peer):
+        asyncio.run(inside())
 
 
-def test_a_stream_takes_no_more_than_is_in_flight() -> None:
-    """RT-08: and yields what is known before it takes the next."""
-    taken = 0
+def test_a_headers_function_that_uses_the_sender_that_calls_it_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Each would wait for the other, for ever."""
 
-    def source() -> Iterator[Event]:
-        nonlocal taken
-        for event in new_events(9):
-            taken += 1
-            yield event
+    async def token() -> Mapping[str, str]:
+        sender.send(EVENT)
+        raise AssertionError("not reached")
 
+    with Sender("http://127.0.0.1:1/", headers=token, retry=RetryPolicy.none()) as sender:
+        result = sender.send(EVENT)
+    assert isinstance(result, Undelivered)
+    assert result.reason == "headers"
+    assert "cannot use the sender that calls it" in caplog.text
+
+
+def test_a_host_name_is_looked_up() -> None:
     peer = Peer(answer(204))
-    with in_thread(peer), Sender(peer.url, concurrency=3) as sender:
-        for count, _ in enumerate(sender.send_all(source()), start=1):
-            assert taken <= count + 2
-    assert taken == count == 9
+    with in_thread(peer), Sender(peer.url.replace("127.0.0.1", "localhost")) as sender:
+        assert sender.send(EVENT)
 
 
-def test_leaving_a_stream_early_cancels_what_is_in_flight() -> None:
-    def answer_first(request: Request) -> Step:
-        return answer(204) if request["ce-id"] == "0" else SILENCE
-
-    peer = Peer(answer_first)
-    with in_thread(peer) as until, Sender(peer.url) as sender:
-        for event, result in sender.send_all(new_events(9), concurrency=3):
-            assert (event.get_id(), bool(result)) == ("0", True)
-            until(lambda peer: len(peer.requests) == 3)
-            break
-        until(lambda peer: not peer.active)
-
-
-def test_a_source_that_fails_cancels_what_is_in_flight() -> None:
-    def source() -> Iterator[Event]:
-        yield EVENT
-        until(lambda peer: len(peer.requests) == 1)
-        raise LookupError
-
-    peer = Peer(SILENCE)
-    with in_thread(peer) as until, Sender(peer.url) as sender:
-        with pytest.raises(LookupError):
-            list(sender.send_all(source()))
-        until(lambda peer: not peer.active)
-
-
-def test_a_stream_of_no_events_at_a_time_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^concurrency: "):
-        Sender("http://127.0.0.1:1/").send_all([EVENT], concurrency=0)
+def test_helpers_that_take_no_work_any_more_leave_it_to_the_caller() -> None:
+    """As at the end of the interpreter."""
+    helpers = _Helpers(max_workers=1)
+    assert helpers.submit(threading.get_ident).result() != threading.get_ident()
+    helpers.shutdown()
+    assert helpers.submit(threading.get_ident).result() == threading.get_ident()
+    assert helpers.submit(int, "3f", base=16).result() == 0x3F
+    assert isinstance(helpers.submit(int, "no number").exception(), ValueError)
 
 
 # Threads, opening and closing.
@@ -199,6 +207,31 @@ def test_many_threads_share_one() -> None:
         assert all(pool.map(sender.send, new_events(200)))
         assert len(threads()) == 1
     assert len(peer.requests) == 200
+
+
+def test_threads_may_do_different_things_with_one() -> None:
+    peer = Peer(answer(204))
+    with in_thread(peer), Sender(peer.url, max_batch=7) as sender, ThreadPoolExecutor(6) as pool:
+        streams = [pool.submit(lambda: [one for _, one in sender.send_all(new_events(30))]) for _ in range(2)]
+        batches = [pool.submit(sender.send_batch, new_events(30)) for _ in range(2)]
+        requests = [pool.submit(lambda: [sender.request(one) for one in new_events(30)]) for _ in range(2)]
+        for work in [*streams, *batches, *requests]:
+            results = work.result(10)
+            assert (len(results), all(results)) == (30, True)
+    assert len(peer.requests) == 2 * (30 + 5 + 30)
+
+
+def test_closing_while_threads_send_loses_nothing() -> None:
+    """What comes after it opens the sender again."""
+    peer = Peer(answer(204))
+    with in_thread(peer), ThreadPoolExecutor(4) as pool:
+        sender = Sender(peer.url)
+        sending = [pool.submit(sender.send, one) for one in new_events(100)]
+        for _ in range(5):
+            sender.close()
+        assert all(one.result(10) for one in sending)
+        sender.close()
+    assert sorted(int(request["ce-id"]) for request in peer.requests) == [*range(100)]
 
 
 def test_the_first_use_opens_it_and_a_use_after_close_does_again() -> None:
@@ -262,6 +295,7 @@ def test_a_sender_that_is_collected_in_its_own_thread_does_not_wait_for_itself()
         assert not thread.is_alive()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_cancels_the_send_and_leaves_the_sender_usable() -> None:
     """Ctrl-C while a silent peer is waited for."""
 
@@ -279,7 +313,23 @@ def test_an_interruption_cancels_the_send_and_leaves_the_sender_usable() -> None
         assert sender.send(EVENT)
 
 
-# Processes.
+@pytest.mark.usefixtures("interruptible")
+def test_an_interruption_in_backoff_ends_it_without_another_request() -> None:
+    """K-C2: for code without a loop."""
+
+    def busy(request: Request) -> Step:
+        timer.start()
+        return answer(503)
+
+    timer = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    peer = Peer(busy)
+    with in_thread(peer), Sender(peer.url, retry=replace(QUICK, initial=30)) as sender:
+        with pytest.raises(KeyboardInterrupt):
+            sender.send(EVENT)
+        assert len(peer.requests) == 1
+
+
+# As a forked child sees it; what a child does is in test_blocking_processes.py.
 
 
 def test_closing_in_a_forked_child_leaves_the_loop_of_the_parent_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,75 +346,12 @@ def test_closing_in_a_forked_child_leaves_the_loop_of_the_parent_alone(monkeypat
         parents.close()
 
 
-def run(code: str, url: str) -> tuple[int, str, str]:
-    """Run `code` in another interpreter, with `url` and the names that it needs; return how it ended."""
-    head = f"""
-import os, sys, threading, warnings
-from cloudevents_kit import Event, RetryPolicy
-from cloudevents_kit.blocking import Sender
-warnings.simplefilter("error", ResourceWarning)
-url = {url!r}
-def new(id): return Event(type="t", source="/s", id=id)
-"""
-    done = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, timeout=30, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_leaving_without_close_ends_by_itself() -> None:
-    code = """
-print(bool(Sender(url).send(new("1"))))
-sender = Sender(url)
-print(bool(sender.send(new("2"))))
-"""
+def test_a_forked_child_does_not_wait_for_a_lock_that_nobody_will_release() -> None:
+    """A thread of the parent held it at the moment of the fork."""
     peer = Peer(answer(204))
-    with in_thread(peer) as until:
-        ended = run(code, peer.url)
-        until(lambda peer: not peer.connected)
-    assert ended == (0, "True\nTrue\n", "")
-
-
-def test_leaving_without_close_loses_nothing() -> None:
-    """What threads of the program are sending is sent, retries included, before the interpreter ends."""
-    code = """
-sender = Sender(url, retry=RetryPolicy(attempts=3, initial=0.05, jitter=False))
-began = threading.Event()
-async def headers():
-    began.set()
-    return {}
-for number in "12":
-    threading.Thread(target=sender.send, args=(new(number),), kwargs={"headers": headers}, daemon=number == "1").start()
-began.wait()
-"""
-    counts: dict[str, int] = {}
-
-    def busy_at_first(request: Request) -> Step:
-        counts[request["ce-id"]] = counts.get(request["ce-id"], 0) + 1
-        return answer(503) if counts[request["ce-id"]] < 3 else answer(204)
-
-    peer = Peer(busy_at_first)
     with in_thread(peer):
-        ended = run(code, peer.url)
-    assert counts == {"1": 3, "2": 3}
-    assert ended == (0, "", "")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_sends_over_connections_of_its_own() -> None:
-    code = """
-warnings.simplefilter("ignore", DeprecationWarning)  # of fork with threads: that is the point
-sender = Sender(url)
-assert sender.send(new("parent"))
-child = os.fork()
-if child == 0:
-    assert sender.send(new("child"))
-    sys.exit(7)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-assert sender.send(new("parent again"))
-"""
-    peer = Peer(answer(204))
-    with in_thread(peer) as until:
-        ended = run(code, peer.url)
-        until(lambda peer: not peer.connected)
-    assert ended == (0, "", "")
-    assert [request["ce-id"] for request in peer.requests] == ["parent", "child", "parent%20again"]
-    assert peer.connections == 2
+        sender = Sender(peer.url)
+        with sender._lock:
+            _renew_locks()
+            assert sender.send(EVENT)
+        sender.close()

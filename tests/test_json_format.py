@@ -27,7 +27,7 @@ def outcome(decode: Any, raw: bytes) -> tuple[Any, ...]:
     """All that can be told apart about what ``decode`` makes of ``raw``."""
     try:
         found = decode(raw)
-    except (EventError, BindingError) as error:
+    except EventError as error:
         return (type(error), str(error))
     found = found if isinstance(found, list) else [found]
     return tuple(
@@ -117,7 +117,7 @@ SMUGGLED = [
 def test_no_second_member_of_one_name_gets_past(text: str, how: str) -> None:
     raw = (text % CORE).encode()
     for _ in range(2):  # the first time may teach the fast path a name
-        with pytest.raises((EventError, BindingError)):
+        with pytest.raises(EventError):
             _json.decode(raw)
         with pytest.raises(BindingError, match="event 1: "):
             _json.decode_batch(b"[" + write(REQUIRED) + b"," + raw + b"]")
@@ -131,7 +131,7 @@ def test_no_second_member_of_one_name_gets_past(text: str, how: str) -> None:
 @pytest.mark.parametrize("escaped", [True, False])
 def test_no_forbidden_character_gets_past(name: str, value: str, *, escaped: bool) -> None:
     text = json.dumps({**MINIMAL, name: f"a{value}b"}, ensure_ascii=escaped)
-    with pytest.raises((EventError, BindingError)):
+    with pytest.raises(EventError):
         _json.decode(text.replace("\\u007f", "\x7f").encode())
     with pytest.raises(BindingError):
         _json.decode_batch(f"[{text}]".encode())

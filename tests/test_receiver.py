@@ -436,18 +436,15 @@ async def test_a_client_that_does_not_read_its_answers_is_waited_for() -> None:
 
 
 async def test_a_reply_that_fails_while_it_is_written_is_500_and_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    class Odd(Event):
-        @property
-        def datacontenttype(self) -> str | None:
-            raise RuntimeError("secret")
-
-    async with connected(returning(Odd(type="t", source="/s"))) as connection:
+    odd = Event(type="t", source="/s")
+    odd._attributes["subject"] = "\ud800 secret"  # no event can be made so, but stages may do what they should not
+    async with connected(returning(odd)) as connection:
         await connection.send(binary())
         answer = await answer_of(connection)
         assert answer.status == 500
         assert problem(answer)["detail"] == "the receiver failed"
         assert await connection.ended()
-    assert "RuntimeError: secret" in caplog.text
+    assert "UnicodeEncodeError" in caplog.text
 
 
 # --------------------------------------------------------------------------------------------------- addresses

@@ -119,7 +119,7 @@ async def test_an_invalid_event_does_not_keep_the_others_back() -> None:
         results = await sender.send_batch(events)
     assert [bare(result) for result in results] == [
         Ack(),
-        Undelivered(reason="invalid-event", error="source: must not be empty"),
+        Undelivered(reason="invalid-event", error="source: must not be empty (for example /orders)"),
         Ack(),
     ]
     assert ids(peer.requests[0]) == [0, 2]

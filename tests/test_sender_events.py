@@ -72,7 +72,7 @@ async def test_an_event_of_the_official_sdk_that_is_broken_makes_no_request(
             await sender.request(event, strict=True),
             *await sender.send_batch([event]),
         ]
-    assert results == [Undelivered(reason="invalid-event", error="source: must not be empty")] * 3
+    assert results == [Undelivered(reason="invalid-event", error="source: must not be empty (for example /orders)")] * 3
     assert (peer.connections, clock.waits) == (0, [])
 
 

@@ -14,6 +14,7 @@ NONE = RetryPolicy.none()
 STEADY = RetryPolicy(attempts=3, initial=0.2, jitter=False)
 EVENT = Event(type="com.example.order.created", source="/orders", id="o-1", data={"id": 1})
 CLOSED = Undelivered(reason="closed", error="the sender is closed")
+NOT_OPEN = Undelivered(reason="closed", error="the sender is not open; use it inside `async with`")
 CUT = Undelivered(reason="closed", error="the sender was closed", possibly_delivered=True)
 
 
@@ -117,7 +118,7 @@ async def test_an_error_in_the_callers_own_hooks_is_not_taken_for_a_failed_deliv
 async def test_a_sender_that_is_not_open_says_so(clock: ManualClock) -> None:
     async with Peer(answer(204)) as peer:
         sender = Sender(peer.url, clock=clock)
-        assert bare(await sender.send(EVENT)) == CLOSED
+        assert bare(await sender.send(EVENT)) == NOT_OPEN
         async with sender:
             assert await sender.send(EVENT)
         assert bare(await sender.request(EVENT)) == CLOSED

@@ -195,7 +195,11 @@ REPLIES = [
     for call in ("send", "request")
     for name, step, error in (
         ("text", answer(200, [("Content-Type", "text/plain")], b"thanks"), None),
-        ("event without id", answer(200, STRUCTURED, BAD_JSON), "the reply is no valid event: id: is required"),
+        (
+            "event without id",
+            answer(200, STRUCTURED, BAD_JSON),
+            "the reply is no valid event: id: is required (for example a UUID)",
+        ),
         ("event that is no JSON", answer(200, STRUCTURED, b"{"), ANY),
         ("binary event without specversion", answer(200, BINARY, b"{}"), ANY),
         ("batch", answer(200, [("Content-Type", "application/cloudevents-batch+json")], b"[" + JSON + b"]"), ANY),

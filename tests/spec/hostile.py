@@ -157,6 +157,7 @@ def bodies() -> Iterator[Case]:
     large = b"canary" * (MAX_BODY // 5)
     yield no(40, "body over the limit", binary(body=large), 413)
     yield no(40, "chunked body over the limit", chunked(body=b"%x\r\n%b\r\n0\r\n\r\n" % (len(large), large)), 413)
+    yield no(40, "chunk that never ends", chunked(body=b"%x\r\n%b" % (10**9, large)), 413)
     yield no(41, "compressed 50 MB", binary("Content-Encoding: gzip", body=gzip.compress(bytes(50_000_000))), 413)
     whole = gzip.compress(b'"canary"')
     corrupt = whole[:-8] + bytes(8)

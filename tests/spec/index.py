@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NUMBER = re.compile(r"\b((?:EM|TS|EX|JF|HB|HS|BA|RR|RT|SD)-\d\d|18-\d{1,3}|18\.1-[a-l]|decision 0\.\d{1,2})\b")
+NUMBER = re.compile(r"\b((?:EM|TS|EX|JF|HB|HS|BA|RR|RT|SD)-\d\d|18-\d{1,3}|18\.1-[a-z]|decision 0\.\d{1,2})\b")
 
 
 def carried_here() -> dict[str, set[str]]:
@@ -33,10 +33,10 @@ def _texts(function: Any) -> Iterator[str]:
 
 
 def carried_elsewhere() -> dict[str, set[str]]:
-    """Return the numbers in the docstrings of all other tests, by ``file::test``; nothing is imported for that."""
+    """Return the numbers in the docstrings of all other tests, by ``../file::test``; nothing is imported for that."""
     found: dict[str, set[str]] = {}
     for path in sorted(HERE.parent.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                found[f"{path.name}::{node.name}"] = set(NUMBER.findall(ast.get_docstring(node) or ""))
+                found[f"../{path.name}::{node.name}"] = set(NUMBER.findall(ast.get_docstring(node) or ""))
     return found

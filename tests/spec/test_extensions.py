@@ -127,7 +127,7 @@ async def test_a_trace_that_an_event_has_is_never_replaced() -> None:
     assert (forwarded["traceparent"], forwarded["tracestate"]) == (TRACE, "a=b")
     assert own["traceparent"] == other
     assert "tracestate" not in own
-    assert inherited["traceparent"][:36] == TRACE[:36]
+    assert str(inherited["traceparent"])[:36] == TRACE[:36]
     assert inherited["traceparent"] != TRACE
 
 

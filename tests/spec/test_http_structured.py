@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,7 +65,9 @@ def test_a_structured_body_wins_over_headers() -> None:
     assert events[0].id == "1"
 
 
-@pytest.mark.parametrize("parameters", ["; charset=UTF-8", ';charset="utf-8"', " ; charset=utf-8 ; x=y", ";", "; v=1"])
+@pytest.mark.parametrize(
+    "parameters", ["; charset=UTF-8", ';charset="utf-8"', " ; charset=utf-8 ; x=y", ";", "; xcharset=utf-16"]
+)
 def test_the_structured_media_type_may_have_parameters(parameters: str) -> None:
     """HS-03."""
     assert parse(ONE, STRUCTURED + parameters).attributes == MEMBERS
@@ -121,9 +124,13 @@ async def test_sender_and_receiver_speak_both_modes(mode: Any) -> None:
 async def test_content_type_occurs_once_and_is_no_list() -> None:
     """HS-08."""
     for second in (STRUCTURED, "text/plain"):
-        assert refused(lambda second=second: read([("Content-Type", STRUCTURED), ("content-type", second)], ONE)) == 400
-    for media in (f"{STRUCTURED}, text/plain", f"text/plain, {STRUCTURED}", f"{STRUCTURED},{STRUCTURED}"):
-        assert refused(lambda media=media: read({**HEADERS, "Content-Type": media}, ONE)) in {400, 415}
+        assert refused(partial(read, [("Content-Type", STRUCTURED), ("content-type", second)], ONE)) == 400
+    for media, status in (
+        (f"{STRUCTURED}, text/plain", 415),
+        (f"{STRUCTURED},{STRUCTURED}", 415),
+        (f"text/plain, {STRUCTURED}", 400),
+    ):
+        assert refused(partial(read, {**HEADERS, "Content-Type": media}, ONE)) == status
 
 
 async def test_events_come_by_post_to_the_path_of_the_receiver() -> None:

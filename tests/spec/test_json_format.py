@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def test_a_null_attribute_is_absent() -> None:
     assert event.attributes == MEMBERS
     assert members_of(event) == MEMBERS
     for name in ("id", "source", "type", "specversion"):
-        assert refused(lambda name=name: structured({name: None}), attribute=name) == 400
+        assert refused(partial(structured, {name: None}), attribute=name) == 400
 
 
 def test_extensions_is_a_name_like_any_other() -> None:
@@ -164,14 +165,14 @@ def test_bytes_are_base64_also_for_a_json_datacontenttype() -> None:
 def test_data_and_data_base64_exclude_each_other() -> None:
     """JF-12."""
     for text in ('"data":"a","data_base64":"YQ=="', '"data":null,"data_base64":"YQ=="', '"data_base64":"","data":1'):
-        assert refused(lambda text=text: plus(text), attribute="data") == 400
+        assert refused(partial(plus, text), attribute="data") == 400
     assert not plus('"data_base64":null').has_data
     assert plus('"data_base64":null,"data":1').data == 1
 
 
 BAD_BASE64 = [
-    r'"aG\nVs*bG8="', r'"aG\nVsbG8="', '"YQ==YQ=="', '"_-8="', '"abc"', '"!!!"', "5", '"é"', '"YR=="', '"YWJ="', '"YQ="',
-    '"YQ"', '" YQ=="', '"YQ== "', '"===="', "true", "[]", "{}", '"\\u0000"', '"YQ==\\n"', "1.5",
+    r'"aG\nVs*bG8="', r'"aG\nVsbG8="', '"YQ==YQ=="', '"_-8="', '"abc"', '"!!!"', "5", '"é"', '"YR=="', '"YWJ="',
+    '"YQ="', '"YQ"', '" YQ=="', '"YQ== "', '"===="', "true", "[]", "{}", '"\\u0000"', '"YQ==\\n"', "1.5",
 ]  # fmt: skip
 
 
@@ -242,9 +243,9 @@ def test_json_without_datacontenttype_says_so_in_binary_mode(value: object) -> N
 def test_what_json_cannot_say_is_refused(number: float) -> None:
     """JF-18."""
     for data in (number, [number], {"a": {"b": number}}):
-        refused(lambda data=data: new(data=data), attribute="data")
+        refused(partial(new, data=data), attribute="data")
     for text in ("NaN", "Infinity", "-Infinity", "nan", "[NaN]"):
-        assert refused(lambda text=text: plus(f'"data":{text}')) == 400
+        assert refused(partial(plus, f'"data":{text}')) == 400
 
 
 def test_a_number_too_large_for_a_float_stays_text_and_never_becomes_infinity() -> None:
@@ -269,7 +270,7 @@ def test_json_is_utf_8(body: bytes) -> None:
 def test_another_charset_is_not_understood() -> None:
     """JF-20: a byte order mark is refused, as RFC 8259 forbids to write one."""
     for charset in ("utf-16", '"UTF-16"', "iso-8859-1"):
-        assert refused(lambda charset=charset: parse(ONE, f"{STRUCTURED}; charset={charset}")) == 415
+        assert refused(partial(parse, ONE, f"{STRUCTURED}; charset={charset}")) == 415
     assert parse(ONE, f'{STRUCTURED}; charset="UTF-8"').attributes == MEMBERS
     assert refused(lambda: parse(b"\xef\xbb\xbf" + ONE.encode())) == 400
 
@@ -331,7 +332,7 @@ def test_white_space_around_the_object_is_nothing() -> None:
 def test_a_lone_surrogate_is_refused(text: str) -> None:
     """JF-23: in attributes, and in data too, so that no handler ever meets one."""
     for member in ("subject", "ext", "data"):
-        assert refused(lambda member=member: plus(f'"{member}":{text}')) == 400
+        assert refused(partial(plus, f'"{member}":{text}')) == 400
     assert refused(lambda: plus(f'"data":{{"a":[{text}]}}')) == 400
     assert refused(lambda: plus(f'"data":{{{text}:1}}')) == 400
     with pytest.raises(DataError):
@@ -346,7 +347,7 @@ def test_text_is_written_as_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{1: 2, True: 3}, {"a": {2: 1}}, [{None: 1}], {(1, 2): 3}, {1.5: 1}, {b"a": 1}], ids=repr
+    "data", [{1: 2, "1": 3}, {True: 3}, {"a": {2: 1}}, [{None: 1}], {(1, 2): 3}, {1.5: 1}, {b"a": 1}], ids=repr
 )
 def test_a_key_that_is_no_string_is_refused(data: object) -> None:
     """JF-25."""

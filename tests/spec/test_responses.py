@@ -8,12 +8,27 @@ import json
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cloudevents_kit import ACCEPTED, Ack, Event, Nack, Receiver, Reject, Retry, RetryPolicy, Sender, _http, forward
+from cloudevents_kit import (
+    ACCEPTED,
+    Ack,
+    Event,
+    Receiver,
+    Reject,
+    Result,
+    Retry,
+    RetryPolicy,
+    Sender,
+    Undelivered,
+    _http,
+    forward,
+)
 from tests.spec.wire import HEADERS, MEMBERS, new, pairs, structured
+from tests.support import peer
 from tests.support.raw import Capture, RawAnswer, RawConnection, exchange, request, response
 
 LINES = tuple(f"{name}: {value}" for name, value in HEADERS.items())
@@ -35,7 +50,7 @@ async def ignore(event: Event) -> None:
     """Handle anything."""
 
 
-async def sent_to(*answers: bytes, wants_reply: bool = False, **settings: Any) -> Ack | Nack | Any:
+async def sent_to(*answers: bytes, wants_reply: bool = False, **settings: Any) -> Result:
     """Return the result of one event sent to a peer that gives ``answers``."""
     settings.setdefault("retry", RetryPolicy.none())
     async with Capture(*answers) as capture, Sender(capture.url, **settings) as sender:
@@ -52,7 +67,7 @@ async def test_an_answer_is_read_like_a_request(status: int, lines: tuple[str, .
     assert result.status == status
     assert result.reply is not None
     assert (result.reply.key, result.reply.data) == (("/s", "1"), {"a": 1})
-    _, events = _http.decode(pairs([line.split(": ") for line in lines]), body.encode())  # type: ignore[arg-type]
+    _, events = _http.decode(pairs(dict(line.split(": ") for line in lines)), body.encode())
     assert events == [result.reply]
 
 
@@ -81,6 +96,9 @@ async def test_a_receiver_never_redirects(status: int) -> None:
         assert len(capture.requests) == 1
     assert answer.status == 502
     assert answer.header("location") is None
+    for refusal in (Reject, Retry):
+        with pytest.raises(ValueError, match="status"):
+            refusal(status=status)
 
 
 async def test_unknown_formats_floods_and_retired_endpoints_have_their_statuses() -> None:
@@ -204,8 +222,11 @@ async def test_replies_are_asked_for_and_202_has_none() -> None:
         await sender.send(new())
     assert [b"\r\nprefer: reply\r\n" in sent.lower() for sent in capture.requests] == [True, False]
     stored = await sent_to(response(202, *LINES, JSON, body="{}"), wants_reply=True)
+    assert isinstance(stored, Ack)
     assert (stored.status, stored.reply, stored.reply_error) == (202, None, None)
     unasked = await sent_to(response(200, *LINES, JSON, body="{}"))
+    assert isinstance(unasked, Ack)
+    assert unasked.reply is not None
     assert unasked.reply.data == {}
 
 
@@ -303,6 +324,16 @@ async def test_a_reply_is_read_up_to_a_limit_of_inflated_bytes() -> None:
     assert result.reply is None
     assert result.reply_error == "the answer is too large"
     assert peak < 10_000_000
+
+
+async def test_a_peer_that_is_lost_after_its_headers_has_accepted_but_not_replied() -> None:
+    """RT-10, 18.1-h."""
+    step = replace(peer.answer(200, [("Content-Type", "application/cloudevents+json")], b"{", length=50), then="reset")
+    async with peer.Peer(step) as lost, Sender(lost.url, retry=RetryPolicy.none()) as sender:
+        assert (await sender.send(new())).is_ack
+        asked = await sender.request(new())
+    assert isinstance(asked, Undelivered)
+    assert (asked.reason, asked.possibly_delivered) == ("reset", True)
 
 
 async def test_a_reply_from_a_mounted_path_carries_the_same_event() -> None:

@@ -86,17 +86,18 @@ FORBIDDEN = [
     "\U0001fffe",
     "\U0010ffff",
 ]
+SURROGATES = ["\udead", "\ud800"]
 ALLOWED = [" ", "\xa0", "é", "€", "\u2028", "\ufeff", "\ufdcf", "\ufdf0", "\U000102ad", "\U0001f600", "\ue000"]
 
 
-@pytest.mark.parametrize("character", [*FORBIDDEN, "\udead", "\ud800"], ids=ascii)
+@pytest.mark.parametrize("character", [*FORBIDDEN, *SURROGATES], ids=ascii)
 @pytest.mark.parametrize("name", ["subject", "id", "type", "comexample"])
 def test_a_character_that_the_string_type_excludes_is_refused(name: str, character: str) -> None:
     """TS-05."""
     text = f"a{character}b"
     refused(lambda: new(**{name: text}), attribute=name)
     assert refused(lambda: structured({name: text})) == 400
-    if not "\ud800" <= character <= "\udfff":
+    if character not in SURROGATES:
         escaped = "".join(f"%{byte:02X}" for byte in character.encode())
         assert refused(lambda: binary({f"ce-{name}": f"a{escaped}b"}), attribute=name) == 400
 
@@ -170,17 +171,17 @@ def test_a_value_from_a_header_is_text() -> None:
 
 DAY = "2018-04-05"
 TIMES = [
-    f"{DAY}T17:31:00Z", f"{DAY}T17:31:00.123456789Z", f"{DAY}t17:31:00z", f"{DAY}T17:31:00+05:30", f"{DAY}T17:31:00-00:00",
-    f"{DAY}T17:31:00.1+00:00", f"{DAY}T23:59:59.999999999999Z", "2020-02-29T00:00:00Z", "2000-02-29T00:00:00Z",
-    f"{DAY}T17:31:00+23:59", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z",
+    f"{DAY}T17:31:00Z", f"{DAY}T17:31:00.123456789Z", f"{DAY}t17:31:00z", f"{DAY}T17:31:00+05:30",
+    f"{DAY}T17:31:00-00:00", f"{DAY}T17:31:00.1+00:00", f"{DAY}T23:59:59.999999999999Z", "2020-02-29T00:00:00Z",
+    "2000-02-29T00:00:00Z", f"{DAY}T17:31:00+23:59", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z",
 ]  # fmt: skip
 NO_TIMES = [
     DAY, "20180405T173100Z", "2018-W14-4T17:31:00Z", "2018-095T17:31:00Z", f"{DAY}T17:31Z", f"{DAY}T17Z",
     f"{DAY}T17:31:00,5Z", f"{DAY}T17:31:00+0530", f"{DAY}T17:31:00+24:00", f"{DAY}T17:31:00+05:60", f"{DAY}T17:31:00",
     f"{DAY}T24:00:00Z", f"{DAY} 17:31:00Z", f"{DAY}T17:60:00Z", f"{DAY}T17:31:61Z", "2018-13-01T00:00:00Z",
-    "2018-04-31T00:00:00Z", "2019-02-29T00:00:00Z", "1900-02-29T00:00:00Z", "2018-00-05T00:00:00Z", "2018-04-00T00:00:00Z",
-    f"{DAY}T17:31:00.Z", f"{DAY}T17:31:00Z ", f"{DAY}T17:31:00ZZ", f"{DAY}T17:31:00\u0660Z", "٢٠١٨-04-05T17:31:00Z",
-    f"{DAY}T17:31:00+05:30:30", "", "now", "-2018-04-05T17:31:00Z", "02018-04-05T17:31:00Z",
+    "2018-04-31T00:00:00Z", "2019-02-29T00:00:00Z", "1900-02-29T00:00:00Z", "2018-00-05T00:00:00Z",
+    "2018-04-00T00:00:00Z", f"{DAY}T17:31:00.Z", f"{DAY}T17:31:00Z ", f"{DAY}T17:31:00ZZ", f"{DAY}T17:31:00\u0660Z",
+    "٢٠١٨-04-05T17:31:00Z", f"{DAY}T17:31:00+05:30:30", "", "now", "-2018-04-05T17:31:00Z", "02018-04-05T17:31:00Z",
 ]  # fmt: skip
 
 

@@ -51,8 +51,8 @@ class RawConnection:
         except ConnectionError:
             return
 
-    async def answer(self) -> RawAnswer | None:
-        """Read one answer, or None if the connection ends without one."""
+    async def answer(self, *, bodiless: bool = False) -> RawAnswer | None:
+        """Read one answer, to HEAD if ``bodiless``, or None if the connection ends without one."""
         async with asyncio.timeout(PATIENCE):
             try:
                 head = await self._reader.readuntil(b"\r\n\r\n")
@@ -60,7 +60,7 @@ class RawConnection:
                 return None
             first, *lines = head[:-4].decode("latin-1").split("\r\n")
             headers = tuple((name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines))
-            size = next((int(value) for name, value in headers if name == "content-length"), 0)
+            size = next((int(value) for name, value in headers if name == "content-length" and not bodiless), 0)
             body = await self._reader.readexactly(size)
         return RawAnswer(int(first.split(" ")[1]), headers, body, head + body)
 
