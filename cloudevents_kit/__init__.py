@@ -20,7 +20,15 @@ from cloudevents_kit._contract import (
     settle,
     wrap,
 )
-from cloudevents_kit._errors import CloudEventsError, DataError, DeliveryError, EventError, Reject, Retry
+from cloudevents_kit._errors import (
+    CloudEventsError,
+    DataError,
+    DeliveryError,
+    EventError,
+    Reject,
+    Retry,
+    UnsupportedVersion,
+)
 from cloudevents_kit._event import Event
 from cloudevents_kit._http import Message, from_http, to_http
 from cloudevents_kit._json import decode as from_json
@@ -61,6 +69,7 @@ __all__ = [
     "Sink",
     "SystemClock",
     "Undelivered",
+    "UnsupportedVersion",
     "current_event",
     "current_headers",
     "forward",

@@ -82,10 +82,10 @@ class BindingError(EventError):
 class DeliveryError(CloudEventsError):
     """An event was not acknowledged; ``result`` is the Nack or Undelivered that says why."""
 
-    def __init__(self, result: Any) -> None:
-        """Carry ``result``."""
+    def __init__(self, result: Any, text: str) -> None:
+        """Carry ``result``; ``text`` tells it in one line."""
         self.result = result
-        super().__init__(f"{result.outcome}: {result.reason or 'no reason given'}")
+        super().__init__(text)
 
 
 class Refusal(_Portable):

@@ -100,7 +100,7 @@ class Nack(_Outcome):
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise DeliveryError."""
-        raise DeliveryError(self)
+        raise DeliveryError(self, f"nack {self.status}: {self.reason or 'no reason given'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,8 @@ class Undelivered(_Outcome):
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise DeliveryError."""
-        raise DeliveryError(self)
+        maybe = " (the event may have arrived)" if self.possibly_delivered else ""
+        raise DeliveryError(self, f"undelivered, {self.reason}: {self.error or 'no answer'}{maybe}")
 
 
 Result = Ack | Nack | Undelivered

@@ -215,7 +215,8 @@ class Sender:
         call = Call(self._destination, batch.message(), headers, wants_reply=False)
 
         async def attempt(number: int, wait: float) -> Result:
-            call.message = batch.message()
+            if number > 1:
+                call.message = batch.message()  # without the events that are done
             result = await call.attempt(number, wait)
             own_results = None if call.reply is None else batch.read(result, call.reply, self._retry.retryable)
             return batch.settle(call.finish(result), own_results)

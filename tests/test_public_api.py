@@ -22,8 +22,8 @@ from tests.support.programs import ROOT
 NAMES = [
     "ACCEPTED", "Ack", "Attempt", "Clock", "CloudEventsError", "DataError", "DeliveryError", "Event", "EventError",
     "Handler", "HandlerSink", "Message", "Middleware", "Nack", "Outcome", "Receiver", "Reject", "Result", "Retry",
-    "RetryPolicy", "Router", "Sender", "Sink", "SystemClock", "Undelivered", "current_event", "current_headers",
-    "forward", "from_http", "from_json", "on", "settle", "to_http", "to_json", "wrap",
+    "RetryPolicy", "Router", "Sender", "Sink", "SystemClock", "Undelivered", "UnsupportedVersion", "current_event",
+    "current_headers", "forward", "from_http", "from_json", "on", "settle", "to_http", "to_json", "wrap",
 ]  # fmt: skip
 #: What each module that is imported by its path is for.
 BY_PATH = {

@@ -122,10 +122,14 @@ def test_whoever_prefers_exceptions_gets_one_for_everything_but_an_ack(result: R
 @pytest.mark.parametrize(
     ("result", "text"),
     [
-        (Nack(), "nack: no reason given"),
-        (Nack(status=503, reason="busy"), "nack: busy"),
-        (Undelivered(), "undelivered: unknown"),
-        (Undelivered(reason="dns", error="the host name could not be resolved"), "undelivered: dns"),
+        (Nack(), "nack 500: no reason given"),
+        (Nack(status=503, reason="busy"), "nack 503: busy"),
+        (Undelivered(), "undelivered, unknown: no answer"),
+        (Undelivered(reason="dns", error="no such host"), "undelivered, dns: no such host"),
+        (
+            Undelivered(reason="timeout", error="no answer in time", possibly_delivered=True),
+            "undelivered, timeout: no answer in time (the event may have arrived)",
+        ),
     ],
 )
 def test_the_exception_says_what_became_of_the_event(result: Nack | Undelivered, text: str) -> None:
