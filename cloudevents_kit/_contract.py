@@ -55,8 +55,9 @@ class Sink(Protocol):
         ...
 
 
-_event: ContextVar[Event | None] = ContextVar("cloudevents_kit.event", default=None)
-_headers: ContextVar[Sequence[tuple[bytes, bytes]]] = ContextVar("cloudevents_kit.headers", default=())
+_Headers = Sequence[tuple[bytes, bytes]]
+#: The event that is being handled, and the headers of the HTTP request it came with.
+_current: ContextVar[tuple[Event | None, _Headers]] = ContextVar("cloudevents_kit.current", default=(None, ()))
 
 #: The result of an event that was handled and has no reply.
 DONE = Ack(status=204)
@@ -65,21 +66,16 @@ _STORED = Ack(status=202)
 
 def current_event() -> Event | None:
     """Return the event that is being handled here, or None outside a handler."""
-    return _event.get()
+    return _current.get()[0]
 
 
 def current_headers() -> Mapping[str, str]:
     """Return the headers of the HTTP request being handled: lower-case names, repeated fields joined by a comma."""
     found: dict[str, str] = {}
-    for raw_name, raw_value in _headers.get():
+    for raw_name, raw_value in _current.get()[1]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("utf-8", "replace")
         found[name] = f"{found[name]}, {value}" if name in found else value
     return MappingProxyType(found)
-
-
-#: Sets the request headers that `current_headers` shows; returns the token to reset them.
-set_headers = _headers.set
-reset_headers = _headers.reset
 
 
 def wrap(handler: Handler, *stages: Middleware) -> Handler:
@@ -143,24 +139,27 @@ async def settle(handler: Handler, event: Event) -> Result:
     return results[0]
 
 
-async def settle_each(handler: Handler, events: Iterable[Event], results: list[Result]) -> None:
+async def settle_each(
+    handler: Handler, events: Iterable[Event], results: list[Result], headers: _Headers | None = None
+) -> None:
     """Run ``handler`` for one event after the other and append what its end means to ``results``.
 
     None is handled, an Event is the reply, ACCEPTED is stored. A `Refusal` keeps its status; an `EventError` that
     blames this event can never be mended, 422; a time limit of the handler's own is 503; anything else is 500, logged
-    with its traceback.
+    with its traceback. ``headers`` are those of the HTTP request, if there is a new one.
     """
-    outer = _event.set(None)
+    outer = _current.get()
+    headers = outer[1] if headers is None else headers
     try:
         for event in events:
-            _event.set(event)
+            _current.set((event, headers))
             try:
                 outcome = await handler(event)
                 results.append(DONE if outcome is None else _accepted(outcome, event))
             except Exception as error:  # noqa: BLE001 - this is the place where exceptions become outcomes
                 results.append(_failure(error, event))
     finally:
-        _event.reset(outer)
+        _current.set(outer)  # a caller in the same task may be handling an event of its own
 
 
 def _accepted(outcome: object, event: Event) -> Result:

@@ -7,6 +7,8 @@ in which they began, and one timer for the oldest is enough. Knows nothing of ev
 from __future__ import annotations
 
 import asyncio
+import types
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 _Task = asyncio.Task[Any]
@@ -47,6 +49,22 @@ class Deadlines:
             before = self._expired.pop(task)
             if task.uncancel() <= before and kind is asyncio.CancelledError:
                 raise TimeoutError from error
+
+    @types.coroutine
+    def limit(self, coroutine: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+        """Await ``coroutine`` as ``with deadlines:`` would; one that ends without ever waiting needs no timer."""
+        try:
+            waits_for = coroutine.send(None)
+            with self:
+                while True:
+                    try:
+                        sent = yield waits_for
+                    except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the coroutine
+                        waits_for = coroutine.throw(error)
+                    else:
+                        waits_for = coroutine.send(sent)
+        except StopIteration:
+            pass
 
     def shorten(self, seconds: float) -> None:
         """Let the current task's use end ``seconds`` from now, if that is sooner."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from cloudevents_kit import _json, _payload
@@ -29,7 +29,7 @@ _REMEMBERED = 1024
 # Text that stands in a header as itself: printable ASCII but for space, percent sign and quotation mark (3.1.3.2).
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '%"')
 _SAFE_BYTES = _SAFE.encode()
-_PLAIN = (_SAFE + " \n").encode()
+_PLAIN = (_SAFE + " ").encode()
 _quoted = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL).fullmatch
 
 
@@ -116,21 +116,24 @@ def decode(
     """
     if content_type is not None and (kind := _kind_of[content_type]) != "binary":
         return kind, _formatted(kind, body)
-    found = [(attribute, value) for name, value in headers if (attribute := _attribute_of[name])]
-    raws = dict(found)
-    block = b"\n".join(raws.values())
-    strange = block.translate(None, _PLAIN) or block.count(b"\n") != len(raws) - 1
-    if strange or len(raws) != len(found) or _CODING in raws:
-        return _decode_unusual(found, body, inflate)
-    attributes = dict(zip(raws, block.decode("ascii").split("\n"), strict=True))
+    attributes: dict[str, Any] = {}
+    count = 0
+    for name, value in headers:
+        attribute = _attribute_of[name]
+        if attribute:
+            attributes[attribute] = value
+            count += 1
+    if len(attributes) != count or _CODING in attributes or b"".join(attributes.values()).translate(None, _PLAIN):
+        return _decode_unusual(headers, body, inflate)
+    for attribute, value in attributes.items():
+        attributes[attribute] = value.decode()
     kind = _kind_of[attributes.get("datacontenttype")]
     return kind, [_binary(attributes, body)] if kind == "binary" else _formatted(kind, body)
 
 
-def _decode_unusual(
-    found: list[tuple[str, bytes]], body: bytes, inflate: Callable[[bytes, str], bytes] | None
-) -> Received:
+def _decode_unusual(headers: Headers, body: bytes, inflate: Callable[[bytes, str], bytes] | None) -> Received:
     """Read a message that has escapes, repeated headers or a Content-Encoding."""
+    found = [(attribute, value) for name, value in headers if (attribute := _attribute_of[name])]
     content_type = _only(found, "datacontenttype")
     coding = _only(found, _CODING)
     kind = _kind_of[content_type]

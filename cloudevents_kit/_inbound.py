@@ -23,8 +23,6 @@ from cloudevents_kit._contract import (
     SyncHandler,
     as_handler,
     log,
-    reset_headers,
-    set_headers,
     settle_each,
     wrap,
 )
@@ -196,11 +194,7 @@ class Inbound:
             self.counts["unreadable"] += 1
             log.warning("request refused: %s", error)
             return _answer.refuse(error)
-        outer = set_headers(headers)
-        try:
-            results = await self._settle(events)
-        finally:
-            reset_headers(outer)  # a caller in the same task may be handling a request of its own
+        results = await self._settle(events, headers)
         if kind == "batch":
             return _answer.respond_batch(results)
         return _answer.respond(results[0], kind)
@@ -212,12 +206,14 @@ class Inbound:
         if count > limit:
             raise BindingError(413, f"the batch has more than {limit} events")
 
-    async def _settle(self, events: list[Event]) -> list[Result]:
+    async def _settle(self, events: list[Event], headers: _http.Headers) -> list[Result]:
         """Handle ``events`` one after the other, within one time limit; those it cuts off are to be sent again."""
         results: list[Result] = []
         timely = events if len(events) == 1 else takewhile(self._handling.in_time, events)
-        with suppress(TimeoutError), self._handling:
-            await settle_each(self._handler, timely, results)
+        try:  # noqa: SIM105 - suppress() would cost more than the rest of this function
+            await self._handling.limit(settle_each(self._handler, timely, results, headers))
+        except TimeoutError:
+            pass
         if len(results) < len(events):
             cut = _STOPPING if self.stopping else _OUT_OF_TIME
             log.warning("%d events cut off: %s", len(events) - len(results), cut.reason)

@@ -32,6 +32,7 @@ _OWN_HEADERS = frozenset(
 _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _forbidden = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]").search
 _UNREADABLE = {"limit": "the answer is too large", "coding": "the answer's Content-Encoding is corrupt"}
+_TAKEN = {status: Ack(status=status) for status in range(200, 300)}
 _GONE = Undelivered(reason="gone", error="the destination answered 410 Gone; nothing is sent to it any more")
 
 
@@ -215,7 +216,7 @@ class Call:
         status = reply.status
         if 200 <= status < 300:
             if not reply.body and not reply.cut and not self._wants_reply:
-                return Ack(status=status)
+                return _TAKEN[status]
             return self._read_ack(reply)
         after = None
         if status in {429, 503}:
