@@ -74,7 +74,7 @@ class Deadlines:
 
     def in_time(self, _: object = None) -> bool:
         """Tell whether the current task's use goes on; a task may answer although it was cancelled."""
-        return asyncio.current_task() not in self._expired
+        return not self._expired or asyncio.current_task() not in self._expired
 
     def expire_all(self) -> None:
         """End every running use now, as if its time were over."""
