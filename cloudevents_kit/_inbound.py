@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Final
+from typing import Any, Final
 
 from cloudevents_kit import _answer, _http
 from cloudevents_kit._answer import Answer
-from cloudevents_kit._arguments import check_count, check_positive
+from cloudevents_kit._arguments import check_count, check_kind, check_methods, check_positive
 from cloudevents_kit._contract import (
     DONE,
     Handler,
@@ -72,9 +72,12 @@ class Inbound:
         handler: Handler | SyncHandler,
         stages: tuple[Middleware, ...],
         limits: Limits,
-        resources: tuple[object, ...] = (),
+        resources: Sequence[AbstractAsyncContextManager[Any]] = (),
     ) -> None:
-        """Compose the chain; it stays as it is from now on."""
+        """Compose the chain; it stays as it is from now on. Raises TypeError naming the argument that is wrong."""
+        check_kind("resources", resources, (tuple, list), "a tuple of async context managers")
+        for resource in resources:
+            check_methods("resources", resource, "async context managers", "__aenter__", "__aexit__")
         self.limits = limits
         self.lifecycle = Lifecycle((*resources, *stages, handler))
         self.counts: Counter[str] = Counter()

@@ -10,7 +10,8 @@ that on: let its own lifespan do ``async with app``, or they are opened by the f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
 from cloudevents_kit import _answer
@@ -33,7 +34,7 @@ def asgi_app(
     max_in_flight: int = 1000,
     body_timeout: float = 10.0,
     handler_timeout: float = 30.0,
-    resources: tuple[object, ...] = (),
+    resources: Sequence[AbstractAsyncContextManager[Any]] = (),
 ) -> AsgiReceiver:
     """Return an ASGI application that serves ``handler``; see `Receiver` for the arguments.
 

@@ -15,8 +15,8 @@ import asyncio
 import importlib.util
 import signal
 import ssl as tls
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Self
 
 from aiohttp import web
@@ -68,7 +68,7 @@ class Receiver:
         idle_timeout: float = 75.0,
         drain_delay: float = 0.0,
         grace: float = 10.0,
-        resources: tuple[object, ...] = (),
+        resources: Sequence[AbstractAsyncContextManager[Any]] = (),
     ) -> None:
         """Compose the chain; nothing is opened yet. Raises TypeError or ValueError naming the wrong argument."""
         check_path(path)

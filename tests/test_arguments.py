@@ -111,6 +111,10 @@ LIMITS: Table = {
     "max_batch": [*WHOLE, (-1, "must be 0 or more, not -1")],
     "body_timeout": ABOVE_0,
     "handler_timeout": ABOVE_0,
+    "resources": [
+        (5, "must be a tuple of async context managers, not int"),
+        ((Nowhere(),), "must be async context managers, not Nowhere (it needs __aenter__, __aexit__)"),
+    ],
 }
 MODES: list[tuple[object, str]] = [
     (value, f"must be 'binary' or 'structured', not {value!r}") for value in ("batch", "BINARY", None, 5, UNHASHABLE)
@@ -249,7 +253,7 @@ TABLES: list[tuple[Callable[..., object], Table]] = [
 ]
 #: Rules that tell the type of what was given; all others tell its value.
 WRONG_TYPE = re.compile(
-    r", not (?:str|int|float|bool|bytes|list|dict|NoneType|timedelta|ValueError)\b|class|be str$"
+    r", not (?:str|int|float|bool|bytes|list|dict|NoneType|timedelta|ValueError)\b|class|be str$|it needs"
 ).search
 CASES = [
     pytest.param(build, name, value, rule, id=f"{build.__name__}-{name}-{number}")

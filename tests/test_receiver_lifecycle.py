@@ -264,7 +264,7 @@ async def test_parts_open_in_order_and_close_in_reverse() -> None:
         HandlerPart("handler", diary),
         StagePart("stage a", diary),
         StagePart("stage b", diary),
-        resources=(Part("pool", diary), "no context manager"),
+        resources=(Part("pool", diary),),
         port=0,
     )
     async with receiver:
