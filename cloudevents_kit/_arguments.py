@@ -43,10 +43,10 @@ def check_choice(name: str, value: object, choices: tuple[str, str]) -> None:
         raise ValueError(f"{name}: must be {choices[0]!r} or {choices[1]!r}, not {value!r}")
 
 
-def check_kind(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Take an instance of ``kind``; ``wanted`` says what that is."""
+def check_kind(name: str, value: object, kind: type | tuple[type, ...], wanted: str, hint: str = "") -> None:
+    """Take an instance of ``kind``; ``wanted`` says what that is, ``hint`` how to come by one."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name}: must be {wanted}, not {type(value).__name__}")
+        raise TypeError(f"{name}: must be {wanted}, not {type(value).__name__}" + (f" ({hint})" if hint else ""))
 
 
 def check_flag(name: str, value: object) -> None:

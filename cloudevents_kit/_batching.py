@@ -131,3 +131,9 @@ def split(
             batches.append(Batch())
             batches[-1].add(index, event.id, body, max_count, max_bytes)
     return batches, results
+
+
+def check_many(events: object) -> None:
+    """Raise TypeError for a single event, which would be iterated over."""
+    if isinstance(events, Event):
+        raise TypeError("events: must be an iterable of events, not one Event (use send for one)")

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import ssl as tls
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import aiohttp
+from aiohttp.hdrs import CONTENT_ENCODING
 from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
 from cloudevents_kit._arguments import check_kind
+from cloudevents_kit._contract import log
 from cloudevents_kit._deadline import Deadlines
 from cloudevents_kit._result import Reason, Undelivered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
 
 _NO_AUTO_HEADERS = frozenset({"Content-Type"})
+_LONG = 10_000_000.0
+_UNDONE = {"gzip", "deflate", "br", "zstd"}
 
 
 #: "peer": it ended too early; "limit": it is too large; "coding": its Content-Encoding is corrupt.
@@ -41,6 +46,11 @@ class Reply(NamedTuple):
     def values(self, name: bytes) -> list[str]:
         """Return the values of every header ``name`` (lower case)."""
         return [value.decode("latin-1") for field, value in self.headers if field.lower() == name]
+
+    @property
+    def has_event_headers(self) -> bool:
+        """Tell whether a header holds an attribute of an event."""
+        return any(name[:3].lower() == b"ce-" for name, _ in self.headers)
 
     @property
     def content_type(self) -> str:
@@ -70,6 +80,14 @@ class _Body(aiohttp.BytesPayload):
         await self.write(writer)
 
 
+def _decoded(answered: aiohttp.ClientResponse) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers without a Content-Encoding that aiohttp has undone."""
+    headers = answered.raw_headers
+    if answered.headers.get(CONTENT_ENCODING, "").lower() in _UNDONE:
+        return tuple([(name, value) for name, value in headers if name.lower() != b"content-encoding"])
+    return headers
+
+
 class Client:
     """Posts to one URL, through its own pool or the caller's session."""
 
@@ -90,12 +108,14 @@ class Client:
             check_kind("ssl", ssl, tls.SSLContext, "an SSLContext, for example ssl.create_default_context()")
         if session is not None:
             check_kind("session", session, aiohttp.ClientSession, "an aiohttp.ClientSession")
+            _check_defaults(session)
         self._max_reply = max_reply
         self._concurrency = concurrency
         self._session = session
         self._given = session
         self._why_not_open = "the sender is not open; use it inside `async with`"
         self._deadlines = Deadlines(timeout)
+        self._pauses = Deadlines(_LONG)  # they end by themselves, or by `close`
         self._warm: set[Any] = set()
         self._options: dict[str, Any] = {
             "allow_redirects": False,
@@ -119,11 +139,29 @@ class Client:
         """End what is in flight, and close the pool unless the session is the caller's."""
         session, self._session = self._session, None
         self._why_not_open = "the sender is closed"
-        self._deadlines.expire_all()
-        self._deadlines.close()
+        for waits in (self._deadlines, self._pauses):
+            waits.expire_all()
+            waits.close()
         self._warm.clear()
         if session is not None and session is not self._given:
             await session.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether requests can be made."""
+        return self._session is not None
+
+    async def pause(self, sleep: Awaitable[None]) -> None:
+        """Await ``sleep``, but not past `close`."""
+        with suppress(TimeoutError), self._pauses:
+            await sleep
+
+    async def prepare(self, headers: Awaitable[dict[str, str]], within: float) -> dict[str, str]:
+        """Await ``headers`` as long as a request may take, and not past `close`. Raises TimeoutError."""
+        with self._deadlines:
+            self._deadlines.shorten(within)
+            found: dict[str, str] = await headers
+            return found
 
     async def post(
         self, headers: Mapping[str, str], body: bytes, *, fresh: bool = False, within: float | None = None
@@ -134,7 +172,7 @@ class Client:
         once, with ``fresh``, over another one. ``within`` limits the seconds further.
         """
         if self._url is None:
-            return Undelivered(reason="invalid-url", error="the URL must be http:// or https:// and name a host")
+            return Undelivered(reason="invalid-url", error="url: must begin with http:// or https:// and name a host")
         session = self._session
         if session is None:
             return Undelivered(reason="closed", error=self._why_not_open)
@@ -151,8 +189,9 @@ class Client:
                 finally:
                     answered.release()  # back to the pool if it was read to its end, else closed
                 self._remember(payload.transport)
-                return Reply(answered.status, answered.raw_headers, content, cut)
-        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+                found = _decoded(answered) if content else answered.raw_headers
+                return Reply(answered.status, found, content, cut)
+        except Exception as error:  # noqa: BLE001 - resolvers and middlewares of the caller's session raise anything
             if answered is not None:  # the time was over before the body was; the status stands
                 return Reply(answered.status, answered.raw_headers, b"", "peer")
             if session.closed or self._session is not session:
@@ -172,6 +211,13 @@ class Client:
 
 
 _BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
+
+
+def _check_defaults(session: aiohttp.ClientSession) -> None:
+    """Raise ValueError if requests of ``session`` carry headers that belong to the event."""
+    for name in session.headers:
+        if name.lower() == "content-type" or name.lower().startswith("ce-"):
+            raise ValueError(f"session: its default header {name} would change every event (leave it out)")
 
 
 def _parse(url: str) -> URL | None:
@@ -215,13 +261,14 @@ def _classify(error: Exception, *, began: bool) -> tuple[Reason, str]:
         return ("refused" if refused else "network"), _short(error.os_error)
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
         return "protocol", "the answer is not valid HTTP"
-    if isinstance(error, RuntimeError):
-        raise error
     if isinstance(error, ValueError):
         return "invalid-url", "no request can be made of this URL with these headers"
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError | aiohttp.ClientOSError):
         return "reset", "the connection was closed before the answer"
-    return "network", _short(error)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return "network", _short(error)
+    log.error("sending failed", exc_info=error)
+    return "unknown", f"sending failed: {_short(error)}"
 
 
 def _short(error: BaseException) -> str:

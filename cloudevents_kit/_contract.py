@@ -89,7 +89,7 @@ def wrap(handler: Handler, *stages: Middleware) -> Handler:
 
 
 def _bind(stage: Middleware, call_next: Handler) -> Handler:
-    check_callable("stage", stage)
+    _check_takes("stage", stage, 2, "the event and call_next")
 
     def bound(event: Event) -> Awaitable[Outcome]:
         return stage(event, call_next)  # type: ignore[return-value]  # it is async
@@ -101,6 +101,19 @@ def _bind(stage: Middleware, call_next: Handler) -> Handler:
     return bound if is_async(stage) else bound_plain
 
 
+def _check_takes(name: str, function: Any, count: int, what: str) -> None:
+    """Raise TypeError unless ``function`` can be called with ``count`` arguments, and answers once."""
+    check_callable(name, function)
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        raise TypeError(f"{name}: must be callable with {count} positional arguments ({what})") from None
+    except ValueError:
+        pass  # a function of C, which does not tell
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name}: must return its outcome, not yield it")
+
+
 def is_async(function: Callable[..., object]) -> bool:
     """Tell whether a call of ``function`` returns an awaitable at once, so that it needs no thread."""
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
@@ -110,7 +123,7 @@ def is_async(function: Callable[..., object]) -> bool:
 
 def as_handler(function: Handler | SyncHandler) -> Handler:
     """Return an async handler for ``function``; a plain function will run in a thread, with its context."""
-    check_callable("handler", function)
+    _check_takes("handler", function, 1, "the event; typed data needs a Router")
     if is_async(function):
         return function  # type: ignore[return-value]
     import asyncio  # here, as in `_clock`: it takes longer to load than this whole package
@@ -169,26 +182,33 @@ def _accepted(outcome: object, event: Event) -> Result:
         msg = f"a handler returns an Event, ACCEPTED or None, not {type(outcome).__name__}"
         raise TypeError(msg)
     if outcome.key == event.key:
-        msg = "a reply is a new event; this handler returned the event it was given, which a broker would deliver again"
+        msg = "the reply has the key of the event it answers, which a broker would deliver again: use event.reply(...)"
         raise ValueError(msg)
     return Ack(status=200, reply=outcome)
 
 
 def _failure(error: Exception, event: Event) -> Nack:
     if isinstance(error, Refusal):
+        reason = error.reason.partition("\n")[0]
+        log.info("event refused by its handler: %s: %d %s", name_of(event), error.status, reason)
         return Nack(status=error.status, reason=error.reason, retryable=error.retryable, retry_after=error.after)
     if isinstance(error, EventError) and error.key == event.key:
-        log.warning("event does not fit its handler: %s: %s", _name(event), error)
+        log.warning("event does not fit its handler: %s: %s", name_of(event), error)
         return Nack(status=422, reason=str(error))
     if isinstance(error, TimeoutError):
-        log.warning("handler ran out of time: %s", _name(event), exc_info=error)
+        log.warning("handler ran out of time: %s", name_of(event), exc_info=error)
         return Nack(status=503, reason="the handler ran out of time", retryable=True)
-    log.error("handler failed: %s", _name(event), exc_info=error)
+    log.error("handler failed: %s", name_of(event), exc_info=error)
     return Nack(status=500, reason="the handler failed", retryable=True)
 
 
-def _name(event: Event) -> str:
-    return f"id={event.id!r} source={event.source!r} type={event.type!r}"
+def name_of(event: Event) -> str:
+    """Name ``event`` in a line of the log; what is too long for one is cut."""
+    parts = (("id", event.id), ("source", event.source), ("type", event.type))
+    return " ".join(f"{name}={text if len(text) <= _SHOWN else text[:_SHOWN] + '...'!r}" for name, text in parts)
+
+
+_SHOWN = 200
 
 
 def forward(sink: Sink) -> Handler:

@@ -6,13 +6,10 @@ Attributes that the new event has already are never touched (correlation and dis
 from __future__ import annotations
 
 import os
-import re
 
 from cloudevents_kit._contract import current_event
 from cloudevents_kit._event import Event, correlation_of
-from cloudevents_kit._values import Value
-
-_traceparent = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})").fullmatch
+from cloudevents_kit._values import Value, match_traceparent
 
 
 def inherit(event: Event) -> Event:
@@ -32,7 +29,7 @@ def inherit(event: Event) -> Event:
 
 
 def _trace(cause: Event) -> dict[str, Value]:
-    found = _traceparent(str(cause.get("traceparent", "")))
+    found = match_traceparent(str(cause.get("traceparent", "")))
     if found is None:
         return {}
     child: dict[str, Value] = {"traceparent": f"00-{found[1]}-{os.urandom(8).hex()}-{found[2]}"}

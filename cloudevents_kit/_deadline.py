@@ -20,7 +20,7 @@ class Deadlines:
     One object serves any number of tasks, each of which is inside at most once.
     """
 
-    __slots__ = ("_expired", "_loop", "_running", "_timer", "seconds")
+    __slots__ = ("_expired", "_loop", "_running", "_shortened", "_timer", "seconds")
 
     def __init__(self, seconds: float) -> None:
         """Allow ``seconds`` for each use."""
@@ -28,6 +28,7 @@ class Deadlines:
         # By task: when its time is over, and how often it was asked to cancel before it came here.
         self._running: dict[_Task, tuple[float, int]] = {}
         self._expired: dict[_Task, int] = {}
+        self._shortened: dict[_Task, asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that of the timer
 
@@ -45,6 +46,8 @@ class Deadlines:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Turn the cancellation that this deadline caused into TimeoutError; let every other one pass."""
         task: Any = asyncio.current_task()
+        if self._shortened and (timer := self._shortened.pop(task, None)) is not None:
+            timer.cancel()
         if self._running.pop(task, None) is None:
             before = self._expired.pop(task)
             if task.uncancel() <= before and kind is asyncio.CancelledError:
@@ -70,7 +73,8 @@ class Deadlines:
         """Let the current task's use end ``seconds`` from now, if that is sooner."""
         task: Any = asyncio.current_task()
         if seconds < self.seconds:
-            task.get_loop().call_later(seconds, self._expire, task, self._running[task])
+            timer = task.get_loop().call_later(seconds, self._expire, task, self._running[task])
+            self._shortened[task] = timer
 
     def in_time(self, _: object = None) -> bool:
         """Tell whether the current task's use goes on; a task may answer although it was cancelled."""

@@ -212,6 +212,12 @@ class Event:
         """Return the attribute ``name``; raise KeyError if it is not set."""
         return self._attributes[name]
 
+    if not TYPE_CHECKING:  # a type checker knows
+
+        def __getattr__(self, name):  # noqa: ANN001, ANN204
+            """Say how to read an extension: it is no attribute of the object."""
+            raise AttributeError(f"an Event has no {name!r} (an extension is read by its key: event[{name!r}])")
+
     def __contains__(self, name: object) -> bool:
         """Tell whether the attribute ``name`` is set."""
         return name in self._attributes
@@ -407,9 +413,17 @@ def _sdk_parts(thing: Any) -> tuple[Mapping[str, object], object]:
         attributes = getattr(thing, f"{prefix}attributes", None)
         data = getattr(thing, f"{prefix}data", None)
         if callable(attributes) and callable(data):
-            return dict(attributes()), data()
-    msg = f"an Event or an event of the official SDK is needed, not {type(thing).__name__}"
+            return _named(dict(attributes())), data()
+    msg = f"an Event or an event of the official SDK is needed, not {type(thing).__name__} (build one with Event(...))"
     raise TypeError(msg)
+
+
+def _named(attributes: dict[Any, object]) -> dict[str, object]:
+    for name in attributes:
+        if not isinstance(name, str):
+            rule = "names of attributes must be str"
+            raise EventError("attribute", rule, hint="for example partitionkey", value_type=type(name))
+    return attributes
 
 
 __all__ = ["Event", "EventError"]

@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
 from cloudevents_kit._errors import EventError
-from cloudevents_kit._values import Value, is_absolute_uri, is_timestamp, is_uri_reference, parse_timestamp
+from cloudevents_kit._values import (
+    Value,
+    is_absolute_uri,
+    is_timestamp,
+    is_uri_reference,
+    match_traceparent,
+    parse_timestamp,
+)
 
 
 def _text(value: Value) -> bool:
@@ -20,6 +27,10 @@ def _text(value: Value) -> bool:
 
 def _when(value: Value) -> bool:
     return isinstance(value, str) and is_timestamp(value)
+
+
+def _trace(value: Value) -> bool:
+    return isinstance(value, str) and match_traceparent(value) is not None
 
 
 def _number(low: int) -> Callable[[Value], bool]:
@@ -32,7 +43,7 @@ def _uri(check: Callable[[str], bool]) -> Callable[[Value], bool]:
 
 #: By name: the check, the rule in words, and the document that sets it.
 _RULES: dict[str, tuple[Callable[[Value], bool], str, str]] = {
-    "traceparent": (_text, "must be a non-empty String", "distributed-tracing"),
+    "traceparent": (_trace, "must be a traceparent of W3C Trace Context", "distributed-tracing"),
     "correlationid": (_text, "must be a non-empty String", "correlation"),
     "causationid": (_text, "must be a non-empty String", "correlation"),
     "partitionkey": (_text, "must be a non-empty String", "partitioning"),
@@ -79,7 +90,8 @@ def check_known_extensions(attributes: Mapping[str, Value], built: AbstractSet[s
 def _check_order(attributes: Mapping[str, Value], first: str, then: str) -> None:
     if first not in attributes:
         raise EventError(then, f"needs {first} beside it", hint=_see(_RULES[then][2]))
-    if parse_timestamp(str(attributes[then])) < parse_timestamp(str(attributes[first])):
+    start, end = (parse_timestamp(str(attributes[name]), name) for name in (first, then))
+    if end < start:
         raise EventError(then, f"must not be before {first}", hint=_see(_RULES[then][2]))
 
 

@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from cloudevents_kit import _json, _payload
+from cloudevents_kit._arguments import check_kind
 from cloudevents_kit._errors import BindingError, EventError
 from cloudevents_kit._event import Event
-from cloudevents_kit._values import are_plain, check_attributes, check_name, check_string, shown
+from cloudevents_kit._values import are_plain, check_attributes, check_name, check_string, remember, shown
 
 Mode = Literal["binary", "structured"]
 Kind = Literal["binary", "structured", "batch"]
@@ -74,9 +75,7 @@ class _Kinds(dict[str | None, Kind]):
 
     def __missing__(self, content_type: str | None) -> Kind:
         kind = _kind(content_type or "")
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        self[content_type] = kind
+        remember(self, content_type, kind)
         return kind
 
 
@@ -157,7 +156,8 @@ def _only(found: list[tuple[str, bytes]], wanted: str) -> str | None:
     values = [value for name, value in found if name == wanted]
     if len(values) > 1:
         raise BindingError(400, "Content-Type or Content-Encoding is repeated")
-    return values[0].decode("latin-1") if values else None
+    # HTTP takes a tab for a space between parameters (RFC 9110, 5.6.3); the String type of an attribute has no tab.
+    return values[0].decode("latin-1").replace("\t", " ") if values else None
 
 
 def _formatted(kind: Kind, body: bytes) -> list[Event]:
@@ -241,9 +241,8 @@ def encode(event: Event, mode: Mode = "binary") -> Message:
 
 class _HeaderNames(dict[str, str]):
     def __missing__(self, name: str) -> str:
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        header = self[name] = "Content-Type" if name == "datacontenttype" else f"ce-{name}"
+        header = "Content-Type" if name == "datacontenttype" else f"ce-{name}"
+        remember(self, name, header)
         return header
 
 
@@ -266,11 +265,14 @@ def from_http(headers: HeaderItems | Iterable[tuple[str | bytes, str | bytes]], 
     """
     if not isinstance(body, bytes | bytearray | memoryview):
         raise TypeError(f"body: must be bytes, not {type(body).__name__}")
-    pairs = headers if isinstance(headers, Iterable) and not hasattr(headers, "items") else headers.items()
-    return decode([(_octets(name), _octets(value)) for name, value in pairs], bytes(body))[1]
+    if hasattr(headers, "items"):
+        headers = headers.items()
+    check_kind("headers", headers, Iterable, "a mapping, or pairs of name and value", "give those of the request")
+    return decode([(_octets(name), _octets(value)) for name, value in headers], bytes(body))[1]
 
 
 def _octets(text: str | bytes) -> bytes:
+    check_kind("headers", text, (str, bytes), "pairs of str or bytes", "a value of None or a number needs str(...)")
     # A surrogate, by which frameworks show bytes that are not UTF-8, becomes bytes that are not UTF-8 either.
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
@@ -281,7 +283,11 @@ def to_http(event: Event | Sequence[Event], mode: Mode = "binary") -> Message:
     An event whose attributes are too large for HTTP headers goes structured in any case. Raises EventError if the
     mode cannot carry the event.
     """
-    return encode(event, mode) if isinstance(event, Event) else encode_batch(event)
+    if isinstance(event, Event):
+        return encode(event, mode)
+    wanted = "an Event, or a list of them"
+    check_kind("event", event, Sequence, wanted, "Event.of takes those of the official SDK")
+    return encode_batch(event)
 
 
 def encode_batch(events: Iterable[Event]) -> Message:

@@ -34,6 +34,7 @@ from cloudevents_kit._result import Nack, Result
 
 ALLOW: Final = {"Allow": "POST"}
 ALLOW_PROBE: Final = {"Allow": "GET, HEAD"}
+_FAILED = Nack(status=500, reason="the handler failed", retryable=True)
 _OUT_OF_TIME = Nack(status=503, reason="the handler ran out of time", retryable=True)
 _STOPPING = Nack(status=503, reason="the receiver is stopping", retryable=True, retry_after=1.0)
 
@@ -212,13 +213,21 @@ class Inbound:
     async def _settle(self, events: list[Event], headers: _http.Headers) -> list[Result]:
         """Handle ``events`` one after the other, within one time limit; those it cuts off are to be sent again."""
         results: list[Result] = []
+        cut: Nack | None = None
         timely = events if len(events) == 1 else takewhile(self._handling.in_time, events)
-        try:  # noqa: SIM105 - suppress() would cost more than the rest of this function
+        try:
             await self._handling.limit(settle_each(self._handler, timely, results, headers))
         except TimeoutError:
             pass
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            log.error("a handler ended as if it had been cancelled", exc_info=error)
+            cut = _FAILED
         if len(results) < len(events):
-            cut = _STOPPING if self.stopping else _OUT_OF_TIME
+            if cut is None:
+                cut = _STOPPING if self.stopping else _OUT_OF_TIME
             log.warning("%d events cut off: %s", len(events) - len(results), cut.reason)
             results += [cut] * (len(events) - len(results))
         done = results.count(DONE)

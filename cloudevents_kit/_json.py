@@ -41,6 +41,7 @@ CONTENT_TYPE = "application/cloudevents+json"
 BATCH_CONTENT_TYPE = "application/cloudevents-batch+json"
 
 _LEARNED_NAMES = 32
+_LONGEST_NAME = 64
 T = TypeVar("T")
 _Members = dict[str, Any]
 _Scalar = str | int | float | bool | None
@@ -73,7 +74,8 @@ class _Envelope:
         """Take the extensions among ``attributes`` onto the fast path."""
         with self._lock:
             new = {name: _TYPES[type(value)] for name, value in attributes.items() if name not in CORE_NAMES}
-            if not new.keys() <= self._types.keys() and len(new.keys() | self._types.keys()) <= _LEARNED_NAMES:
+            known = len(new.keys() | self._types.keys())
+            if len(self._types) < known <= _LEARNED_NAMES and max(map(len, new)) <= _LONGEST_NAME:
                 self._types = {**new, **self._types}
                 self._build()
 

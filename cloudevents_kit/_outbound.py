@@ -12,7 +12,8 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
 
 from cloudevents_kit import _answer
 from cloudevents_kit._client import STALE, Client, Reply
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     from cloudevents_kit._http import Message
     from cloudevents_kit._retry import RetryPolicy
 
-HeaderSource = Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]]
+HeaderSource = Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]] | Mapping[str, str]]
 _OWN_HEADERS = frozenset(
     {"content-type", "content-length", "content-encoding", "transfer-encoding", "host", "prefer", "expect"}
 )
 _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _forbidden = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]").search
 _UNREADABLE = {"limit": "the answer is too large", "coding": "the answer's Content-Encoding is corrupt"}
+_NO_SLOT = Undelivered(reason="overload", error="no slot was free before the deadline")
 _TAKEN = {status: Ack(status=status) for status in range(200, 300)}
 _GONE = Undelivered(reason="gone", error="the destination answered 410 Gone; nothing is sent to it any more")
 
@@ -43,7 +45,7 @@ def check_headers(headers: HeaderSource | None) -> HeaderSource:
     if callable(headers):
         return headers
     if not isinstance(headers, Mapping):
-        raise TypeError(f"headers: must be a mapping or an async function, not {type(headers).__name__}")
+        raise TypeError(f"headers: must be a mapping or a function, not {type(headers).__name__}")
     for name, value in headers.items():
         if not (type(name) is type(value) is str):
             raise TypeError("headers: names and values must be str")
@@ -54,6 +56,20 @@ def check_headers(headers: HeaderSource | None) -> HeaderSource:
         if _forbidden(value):
             raise ValueError(f"headers: the value of {name} holds a control character")
     return dict(headers)
+
+
+class _UntilClosed:
+    """The clock of a sender: its sleep ends when the sender is closed."""
+
+    def __init__(self, clock: Clock, client: Client) -> None:
+        self.monotonic = clock.monotonic
+        self.now = clock.now
+        self._sleep = clock.sleep
+        self._client = client
+
+    async def sleep(self, seconds: float) -> None:
+        if self._client.is_open:
+            await self._client.pause(self._sleep(seconds))
 
 
 class Destination:
@@ -72,7 +88,7 @@ class Destination:
         """Nothing is paused yet."""
         self.client = client
         self.retry = retry
-        self.clock = clock
+        self.clock = _UntilClosed(clock, client)
         self.headers = check_headers(headers)
         self.gzip_over = gzip_over
         self.slots = asyncio.Semaphore(concurrency)
@@ -119,16 +135,21 @@ class Call:
         """Send once: wait out a pause, take a slot, post, read the answer."""
         destination = self._destination
         self.reply = None
-        await destination.slots.acquire()
+        queued = destination.slots.locked()
+        if not await (self._queue() if queued else destination.slots.acquire()):
+            return _NO_SLOT
         try:
-            if destination.paused_until is not None or number > 1:
-                waited = await self._wait_out(number)
+            if destination.paused_until is not None:
+                waited = await self._wait_out()
                 if isinstance(waited, Undelivered):
                     return waited
                 wait += waited
             if destination.gone:
                 return _GONE
-            found = await self._post(number, wait)
+            late = queued or number > 1 or wait > 0
+            if late and self._time_left() <= 0:
+                return _NO_SLOT
+            found = await self._post(number, wait, late=late)
         finally:
             destination.slots.release()
         if isinstance(found, Undelivered):
@@ -136,15 +157,24 @@ class Call:
         self.reply = found
         result = self._read(found)
         self._maybe = self._maybe or isinstance(result, Undelivered)
-        if isinstance(result, Nack):
-            destination.heed(result)
+        if isinstance(result, Nack) and not (result.status == 410 and b'"results"' in found.body):
+            destination.heed(result)  # unless it is one event of a batch that is refused with 410
         return result
 
-    async def _wait_out(self, number: int) -> float | Undelivered:
+    async def _queue(self) -> bool:
+        """Wait for a slot; return False if none was free before the deadline."""
+        left = self._time_left()
+        try:
+            async with asyncio.timeout(None if left == math.inf else max(0.0, left)):
+                return await self._destination.slots.acquire()
+        except TimeoutError:
+            return False
+
+    async def _wait_out(self) -> float | Undelivered:
         """Wait until the destination takes requests again; return the seconds that took, or why it is too late."""
         destination = self._destination
         waited = 0.0
-        while destination.paused_until is not None and not destination.gone:
+        while destination.paused_until is not None and destination.client.is_open and not destination.gone:
             pause = destination.paused_until - destination.clock.monotonic()
             if pause <= 0:
                 break
@@ -152,8 +182,6 @@ class Call:
                 return Undelivered(reason="overload", error=f"the destination asked for {pause:.0f} s of silence")
             await destination.clock.sleep(pause)
             waited += pause
-        if number > 1 and self._time_left() <= 0:
-            return Undelivered(reason="overload", error="no slot was free before the deadline")
         return waited
 
     def _time_left(self) -> float:
@@ -161,13 +189,18 @@ class Call:
         deadline = self._destination.retry.deadline
         return math.inf if deadline is None else deadline - (self._destination.clock.monotonic() - self.began)
 
-    async def _post(self, number: int, wait: float) -> Reply | Undelivered:
+    async def _post(self, number: int, wait: float, *, late: bool) -> Reply | Undelivered:
         message = self.message
         clock = self._destination.clock
         started = clock.monotonic()
         try:
             extended = self._headers or self._destination.headers or self._wants_reply
-            headers = await self._all_headers(message) if extended else message.headers
+            headers = message.headers
+            if extended:
+                asked = callable(self._headers) or callable(self._destination.headers)
+                late = late or asked
+                added = self._all_headers(message)
+                headers = await (self._destination.client.prepare(added, self._time_left()) if asked else added)
         except Exception:  # noqa: BLE001 - the caller's function; a sink never raises for a delivery problem
             log.exception("the headers function failed")
             return self._record(
@@ -177,7 +210,7 @@ class Call:
         if self._destination.gzip_over is not None and len(body) > self._destination.gzip_over:
             body = gzip.compress(body, 6, mtime=0)
             headers = {**headers, "Content-Encoding": "gzip"}
-        within = max(0.0, self._time_left()) if wait or number > 1 else None
+        within = max(0.0, self._time_left()) if late else None
         found = await self._destination.client.post(headers, body, within=within)
         self._record(found, number, wait, started)
         again = found is STALE and self._destination.retry.retry_possibly_delivered
@@ -205,7 +238,8 @@ class Call:
         headers: dict[str, str] = {}
         for source in (self._destination.headers, self._headers):
             if source:
-                headers.update(check_headers(await source()) if callable(source) else source)  # type: ignore[arg-type]
+                found: Any = source() if callable(source) else source
+                headers.update(check_headers(await found if isawaitable(found) else found))  # type: ignore[arg-type]
         if self._wants_reply:
             headers["Prefer"] = "reply"
         headers.update(message.headers)
@@ -215,7 +249,8 @@ class Call:
         """Turn an answer into a result without its attempts."""
         status = reply.status
         if 200 <= status < 300:
-            if not reply.body and not reply.cut and not self._wants_reply:
+            empty = not (reply.body or reply.cut or self._wants_reply)
+            if empty and (status == 204 or not reply.has_event_headers):
                 return _TAKEN[status]
             return self._read_ack(reply)
         after = None

@@ -17,10 +17,9 @@ from typing import Any, Literal
 import msgspec
 
 from cloudevents_kit._errors import DataError, EventError
-from cloudevents_kit._values import is_media_type
+from cloudevents_kit._values import is_media_type, remember
 
 JSON_TYPE = "application/json"
-_REMEMBERED = 1024
 _SHOWN = 40
 
 #: Where an event's payload comes from. JSON and TEXT are proven; BODY is whatever an HTTP body held.
@@ -43,21 +42,21 @@ class Media:
     """Codec of a text payload, as Python knows it; ``unknown``, which it does not know, for any other."""
 
 
-_media: dict[str | None, Media] = {None: Media("bytes")}
+_media: dict[str | None, Media] = {}
 
 
 def media_of(content_type: str | None) -> Media:
     """Classify a content type; ``*/json`` and ``*/*+json`` in any case are JSON (JSON format, 3.1)."""
     found = _media.get(content_type)
     if found is None:
-        if len(_media) >= _REMEMBERED:
-            _media.clear()
-            _media[None] = Media("bytes")
-        found = _media[content_type] = _classify(content_type or "")
+        found = _classify(content_type)
+        remember(_media, content_type, found)
     return found
 
 
-def _classify(content_type: str) -> Media:
+def _classify(content_type: str | None) -> Media:
+    if content_type is None:
+        return Media("bytes")
     if not is_media_type(content_type):
         raise EventError("datacontenttype", "must be a media type", hint=f"for example {JSON_TYPE}")
     main, _, sub = content_type.partition(";")[0].strip().lower().partition("/")
@@ -73,9 +72,8 @@ class _HoldsJson(dict[str, bool]):
     """Tells, and remembers, whether a text is a valid content type of JSON."""
 
     def __missing__(self, content_type: str) -> bool:
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        found = self[content_type] = is_media_type(content_type) and media_of(content_type).kind == "json"
+        found = is_media_type(content_type) and media_of(content_type).kind == "json"
+        remember(self, content_type, found)
         return found
 
 

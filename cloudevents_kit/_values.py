@@ -11,9 +11,12 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from cloudevents_kit._errors import EventError, UnsupportedVersion
+
+K = TypeVar("K", bound=str | None)
+V = TypeVar("V")
 
 #: What an attribute holds once checked: its canonical JSON value.
 Value = str | int | bool
@@ -21,6 +24,7 @@ Value = str | int | bool
 SPECVERSION = "1.0"
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 _REMEMBERED = 4096
+_LONGEST_REMEMBERED = 512
 
 _NONCHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
 _forbidden = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]").search
@@ -40,8 +44,9 @@ _absolute_uri = re.compile(_ABSOLUTE + _TAIL).fullmatch
 _uri_reference = re.compile(f"(?:{_ABSOLUTE}|{_RELATIVE}){_TAIL}").fullmatch
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+"  # noqa: S105 - a grammar
-_QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
-_media_type = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*[ \t]*").fullmatch
+_QUOTED = r'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*"'
+# Spaces are taken in one place only: where two could take them, the time to refuse a hostile text would explode.
+_media_type = re.compile(rf"{_TOKEN}/{_TOKEN}[ \t]*(?:;[ \t]*(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED})[ \t]*)?)*").fullmatch
 
 # Every date-time of RFC 3339 but those of 29 February, which take knowing the year.
 _timestamp = re.compile(
@@ -50,18 +55,33 @@ _timestamp = re.compile(
 ).fullmatch
 
 
+#: A traceparent (W3C Trace Context, 3.2.2); its groups are the trace and its flags.
+match_traceparent = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})"
+).fullmatch
+
+
+def remember(memory: dict[K, V], key: K, value: V, most: int = 1024) -> None:
+    """Keep ``value`` in ``memory``, which forgets everything rather than grow without bound; not for a long ``key``.
+
+    Peers choose the keys, so both their number and their length are theirs.
+    """
+    if len(memory) >= most:
+        memory.clear()
+    if key is None or len(key) <= _LONGEST_REMEMBERED:
+        memory[key] = value
+
+
 class _Known(dict[str, bool]):
-    """Remembers which texts passed ``check``; forgets everything rather than grow without bound."""
+    """Remembers which texts passed ``check``."""
 
     def __init__(self, check: Any) -> None:
         self._check = check
 
     def __missing__(self, text: str) -> bool:
         found = bool(text) and self._check(text) is not None
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        if found and len(text) <= 512:
-            self[text] = True
+        if found:
+            remember(self, text, found, most=_REMEMBERED)
         return found
 
 
@@ -82,11 +102,11 @@ def _is_leap_day(text: str) -> bool:
     return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
 
 
-def parse_timestamp(text: str) -> datetime:
+def parse_timestamp(text: str, name: str = "time") -> datetime:
     """Turn a checked RFC 3339 text into an aware datetime; digits past the microsecond are cut.
 
-    A leap second (``:60``), which datetime cannot hold, becomes the last microsecond before it. Raises EventError
-    for the year 0000.
+    A leap second (``:60``), which datetime cannot hold, becomes the last microsecond before it. Raises EventError,
+    about the attribute ``name``, for the year 0000.
     """
     text = text.upper()
     zone_at = next(i for i in range(len(text) - 1, 18, -1) if text[i] in "Z+-")
@@ -97,7 +117,7 @@ def parse_timestamp(text: str) -> datetime:
     try:
         return datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}{zone}")
     except ValueError:
-        raise EventError("time", "lies outside what datetime can hold", hint="read the text instead") from None
+        raise EventError(name, "lies outside what datetime can hold", hint="read the text instead") from None
 
 
 def format_timestamp(when: datetime) -> str:

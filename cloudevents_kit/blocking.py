@@ -13,13 +13,14 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cloudevents_kit import sender as _sender
 from cloudevents_kit._arguments import check_count
+from cloudevents_kit._batching import check_many
 
 if TYPE_CHECKING:
     from cloudevents.core.base import BaseCloudEvent
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cloudevents_kit._outbound import HeaderSource
     from cloudevents_kit._result import Result
 
+E = TypeVar("E", bound="Event | BaseCloudEvent")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -61,11 +63,19 @@ class _Loop:
             target=self._run, args=(url, settings, opened), name="cloudevents-sender", daemon=True
         )
         self._thread.start()
+        error = opened.exception()
+        if error is not None:
+            self._thread.join()
+            raise error
         self.sender = opened.result()
 
     def _run(self, url: str, settings: dict[str, Any], opened: Future[_sender.Sender]) -> None:
         try:
             self._loop.run_until_complete(self._serve(url, settings, opened))
+        except BaseException as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)  # its caller waits for it, and holds the lock
         finally:
             self._loop.close()  # asyncio.Runner would start a thread for it, which an interpreter that ends refuses
 
@@ -105,6 +115,9 @@ class Sender:
         """Check the settings; raises TypeError or ValueError naming the wrong one."""
         if settings.get("session") is not None:
             raise TypeError("session: belongs to another loop; a blocking sender has a pool of its own")
+        headers = settings.get("headers")
+        if isinstance(headers, Mapping):
+            settings["headers"] = dict(headers)  # the caller's may change before the sender opens
         self._concurrency = _sender.Sender(url, **settings).concurrency
         self._url = url
         self._settings = settings
@@ -168,22 +181,24 @@ class Sender:
         self, events: Iterable[Event | BaseCloudEvent], /, *, headers: HeaderSource | None = None
     ) -> list[Result]:
         """Deliver events in batches; see `cloudevents_kit.Sender.send_batch`."""
+        check_many(events)
         taken = list(events)  # in this thread
         return self._call(lambda sender: sender.send_batch(taken, headers=headers))
 
     def send_all(
         self,
-        events: Iterable[Event | BaseCloudEvent],
+        events: Iterable[E],
         /,
         *,
         concurrency: int | None = None,
         mode: Mode | None = None,
         headers: HeaderSource | None = None,
-    ) -> Iterator[tuple[Event | BaseCloudEvent, Result]]:
+    ) -> Iterator[tuple[E, Result]]:
         """Deliver a stream of events; see `cloudevents_kit.Sender.send_all`.
 
         Events are taken in the caller's thread, so a database cursor or a Django queryset may be their source.
         """
+        check_many(events)
         limit = self._concurrency if concurrency is None else check_count("concurrency", concurrency)
         return self._stream(events, limit, lambda event: lambda sender: sender.send(event, mode=mode, headers=headers))
 

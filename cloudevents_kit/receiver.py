@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from cloudevents_kit._arguments import check_count, check_kind, check_not_negative, check_path
+from cloudevents_kit._arguments import check_count, check_kind, check_not_negative, check_path, check_positive
 from cloudevents_kit._contract import Handler, Middleware, SyncHandler, log
 from cloudevents_kit._inbound import Inbound, Limits
 from cloudevents_kit._server import AioHttpAdapter, EventServer
@@ -77,7 +77,8 @@ class Receiver:
             raise ValueError(f"port: must be {_LAST_PORT} or less, not {port}")
         if ssl is not None:
             check_kind("ssl", ssl, tls.SSLContext, "an SSLContext, made for the server's side")
-        for name, seconds in (("idle_timeout", idle_timeout), ("drain_delay", drain_delay), ("grace", grace)):
+        check_positive("idle_timeout", idle_timeout)
+        for name, seconds in (("drain_delay", drain_delay), ("grace", grace)):
             check_not_negative(name, seconds)
         limits = Limits(
             max_body=max_body,
@@ -196,6 +197,8 @@ class Receiver:
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal hurries. Uses uvloop if installed."""
+        if _inside_a_loop():
+            raise RuntimeError("run() has a loop of its own: inside a running one, use `async with receiver`")
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._serve())
 
@@ -239,3 +242,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     uvloop: Any = importlib.import_module("uvloop")
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
+
+
+def _inside_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -18,17 +18,17 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints, is_typeddict
 
 from cloudevents_kit._arguments import check_callable, check_choice, check_kind
-from cloudevents_kit._contract import Handler, Outcome, as_handler, is_async, log
+from cloudevents_kit._contract import Handler, Outcome, as_handler, is_async, log, name_of
 from cloudevents_kit._errors import Reject
 from cloudevents_kit._event import Event
 from cloudevents_kit._typed import check_type
+from cloudevents_kit._values import remember
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "_cloudevents_patterns"
-_REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +157,14 @@ class Router:
         """Return the handler for ``event``, remembered by type where nothing but the type decides."""
         candidates = [route for route in self._ordered if _fits(route[0].type, event.type)]
         if all(pattern.source is None and pattern.subject is None for pattern, _ in candidates):
-            if len(self._found) >= _REMEMBERED:
-                self._found.clear()
-            found = self._found[event.type] = candidates[0][1] if candidates else self._default
+            found = candidates[0][1] if candidates else self._default
+            remember(self._found, event.type, found)
             return found
         return next((handler for pattern, handler in candidates if pattern.matches(event)), self._default)
 
     async def _unwanted(self, event: Event) -> Outcome:
         self.unhandled_count += 1
-        log.warning("no handler for event: id=%r source=%r type=%r", event.id, event.source, event.type)
+        log.warning("no handler for event: %s", name_of(event))
         if self._policy == "reject":
             raise Reject("no handler for this event type")
         return None
@@ -185,6 +184,7 @@ def bind(function: Callable[..., Any]) -> Handler:
         raise TypeError(f"{_name(function)}: a handler takes the event, or the event and its data")
     if parameters[0].name == "self":
         raise TypeError(f"{_name(function)}: mark methods with cloudevents_kit.on, then include(...) the object")
+    _check_first(function, parameters[0].name)
     if len(needed) < 2:
         return as_handler(function)
     kind = _annotation(function, parameters[1].name)
@@ -194,17 +194,9 @@ def bind(function: Callable[..., Any]) -> Handler:
 
 
 def _annotation(function: Callable[..., Any], name: str) -> Any:
-    """Return the type that the parameter ``name`` is annotated with, other annotations unread. Raises TypeError."""
-    target = inspect.unwrap(function)
-    while isinstance(target, partial):
-        target = inspect.unwrap(target.func)
-    target = target if inspect.isfunction(target) or inspect.ismethod(target) else type(target).__call__
-
-    def only() -> None: ...
-
+    """Return the type that the parameter ``name`` is annotated with. Raises TypeError if no data can be that."""
     try:
-        only.__annotations__ = {name: getattr(target, "__annotations__", {}).get(name, Any)}
-        kind = get_type_hints(only, getattr(target, "__globals__", {}), include_extras=True)[name]
+        kind = _resolve(function, name)
     except NameError as error:
         raise TypeError(
             f"{_name(function)}: the annotation of {name!r} names {error.name!r}, which is not known at run time "
@@ -215,6 +207,32 @@ def _annotation(function: Callable[..., Any], name: str) -> Any:
     except TypeError as error:
         raise TypeError(f"{_name(function)}: data cannot be decoded into the type of {name!r}: {error}") from None
     return kind
+
+
+def _check_first(function: Callable[..., Any], name: str) -> None:
+    """Raise TypeError if the first parameter is annotated as something that an event is not."""
+    try:
+        kind = _resolve(function, name)
+        kind = get_origin(kind) if get_origin(kind) in {dict, list} else kind
+        is_class = isinstance(kind, type) and kind is not Any
+        fits = not is_typeddict(kind) and (not is_class or issubclass(Event, kind) or issubclass(kind, Event))
+    except (NameError, AttributeError, SyntaxError, TypeError):  # known to type checkers only; a Protocol
+        return
+    if not fits:
+        raise TypeError(f"{_name(function)}: the first parameter takes the event, not its data (event: Event)")
+
+
+def _resolve(function: Callable[..., Any], name: str) -> Any:
+    """Return the annotation of the parameter ``name``, other annotations unread. Raises NameError."""
+    target = inspect.unwrap(function)
+    while isinstance(target, partial):
+        target = inspect.unwrap(target.func)
+    target = target if inspect.isfunction(target) or inspect.ismethod(target) else type(target).__call__
+
+    def only() -> None: ...
+
+    only.__annotations__ = {name: getattr(target, "__annotations__", {}).get(name, Any)}
+    return get_type_hints(only, getattr(target, "__globals__", {}), include_extras=True)[name]
 
 
 def _name(function: object) -> str:

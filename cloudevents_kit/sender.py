@@ -9,11 +9,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cloudevents_kit import _batching, _http
 from cloudevents_kit._arguments import (
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     import aiohttp
     from cloudevents.core.base import BaseCloudEvent
 
+E = TypeVar("E", bound="Event | BaseCloudEvent")
+
 
 class Sender:
     """Delivers events to one URL. Durations are in seconds, sizes in bytes.
@@ -48,7 +49,7 @@ class Sender:
     Args:
         url: where to POST.
         mode: content mode, ``"binary"`` or ``"structured"``.
-        headers: added to every request, or an async function that returns them afresh for each attempt.
+        headers: added to every request, or a function, best an async one, that returns them afresh for each attempt.
         retry: when to send again; `RetryPolicy.none` for a single attempt.
         timeout: for one attempt, from taking a connection to the end of the answer.
         connect_timeout: for opening a connection, within ``timeout``.
@@ -173,28 +174,31 @@ class Sender:
         """
         if self._max_batch is None:
             raise ValueError("max_batch: is not set; set it for a destination that has asked for batches")
+        _batching.check_many(events)
         batches, results = _batching.split(events, self._own, self._max_batch, self._max_batch_bytes)
-        await asyncio.gather(*[self._deliver_batch(batch, headers) for batch in batches])
+        async for _ in run_bounded(batches, lambda batch: self._deliver_batch(batch, headers), self.concurrency):
+            pass
         for batch in batches:
             results.update(batch.results)
         return [results[index] for index in range(len(results))]
 
     def send_all(
         self,
-        events: AsyncIterable[Event | BaseCloudEvent] | Iterable[Event | BaseCloudEvent],
+        events: AsyncIterable[E] | Iterable[E],
         /,
         *,
         concurrency: int | None = None,
         mode: Mode | None = None,
         headers: HeaderSource | None = None,
-    ) -> AsyncGenerator[tuple[Event | BaseCloudEvent, Result]]:
+    ) -> AsyncGenerator[tuple[E, Result]]:
         """Deliver a stream of events, ``concurrency`` at a time; yield each with its result as it ends.
 
         No more events are taken from the source than are in flight. Leaving the loop early cancels what is.
         """
+        _batching.check_many(events)
         limit = self.concurrency if concurrency is None else check_count("concurrency", concurrency)
 
-        async def deliver(event: Event | BaseCloudEvent) -> tuple[Event | BaseCloudEvent, Result]:
+        async def deliver(event: E) -> tuple[E, Result]:
             return event, await self.send(event, mode=mode, headers=headers)
 
         return run_bounded(events, deliver, limit)
@@ -209,7 +213,7 @@ class Sender:
         except EventError as error:
             return Undelivered(reason="invalid-event", error=str(error))
         call = Call(self._destination, message, headers, wants_reply=wants_reply)
-        return call.finish(await run(self._retry, call.attempt, self._clock))
+        return call.finish(await run(self._retry, call.attempt, self._destination.clock))
 
     async def _deliver_batch(self, batch: _batching.Batch, headers: HeaderSource | None) -> None:
         call = Call(self._destination, batch.message(), headers, wants_reply=False)
@@ -221,7 +225,7 @@ class Sender:
             own_results = None if call.reply is None else batch.read(result, call.reply, self._retry.retryable)
             return batch.settle(call.finish(result), own_results)
 
-        await run(self._retry, attempt, self._clock)
+        await run(self._retry, attempt, self._destination.clock)
 
 
 def _answers(reply: Event, event: Any) -> bool:

@@ -7,7 +7,6 @@ It takes a free port, needs nothing else, and ends by itself.
 
 import asyncio
 import logging
-import sys
 from dataclasses import dataclass
 
 from cloudevents_kit import Ack, Event, Nack, Receiver, Reject, Result, Retry, RetryPolicy, Router, Sender, Undelivered
@@ -44,7 +43,9 @@ async def cancelled(event: Event, order: Order) -> None:
 @router.on("com.example.invoice.requested")
 async def invoice(event: Event) -> None:
     if bad_days:
-        raise bad_days.pop(0)
+        bad_day = bad_days.pop(0)
+        print(f"     receiver: {bad_day.reason}")
+        raise bad_day
     print("     receiver: printed the invoice")
 
 
@@ -62,6 +63,9 @@ def order(event_type: str, **data: object) -> Event:
 
 
 def tell(result: Result) -> None:
+    for attempt in result.attempts if len(result.attempts) > 1 else ():
+        answer = attempt.status or attempt.error
+        print(f"     sender: attempt {attempt.number} after a wait of {attempt.wait:.1f} s: {answer}")
     match result:
         case Ack(status=status, reply=Event(type=kind, data=data)):
             print(f"  -> ack {status}, and the reply is {kind} {data}")
@@ -71,13 +75,10 @@ def tell(result: Result) -> None:
             print(f"  -> nack {status}: {reason} ({'try again later' if again else 'final, not sent again'})")
         case Undelivered(reason=reason, error=error, possibly_delivered=maybe):
             print(f"  -> undelivered, {reason}: {error} ({'it may have arrived' if maybe else 'it did not arrive'})")
-    for attempt in result.attempts if len(result.attempts) > 1 else ():
-        answer = attempt.status or attempt.error
-        print(f"     attempt {attempt.number}: waited {attempt.wait:.1f} s, then {answer}")
 
 
 async def main() -> None:
-    logging.basicConfig(format="     log: %(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.ERROR)  # the receiver would warn of section 4, as its result does
     steady = RetryPolicy(attempts=4, initial=0.2, factor=2, jitter=False)  # without jitter the waits are easy to read
 
     async with Receiver(router, port=0) as receiver, Sender(receiver.url, retry=steady) as sender:

@@ -158,8 +158,8 @@ TABLES: list[tuple[Callable[..., object], Table]] = [
             "url": [(5, "must be a str, not int"), (None, "must be a str, not NoneType")],
             "mode": MODES,
             "headers": [
-                (5, "must be a mapping or an async function, not int"),
-                ([("a", "b")], "must be a mapping or an async function, not list"),
+                (5, "must be a mapping or a function, not int"),
+                ([("a", "b")], "must be a mapping or a function, not list"),
                 ({"a": 5}, "names and values must be str"),
                 ({"ce-id": "1"}, "ce-id is set by the sender itself"),
             ],
@@ -196,7 +196,7 @@ TABLES: list[tuple[Callable[..., object], Table]] = [
             "host": [(None, 'must be a str such as "127.0.0.1", not NoneType')],
             "port": [*WHOLE, (-1, "must be 0 or more, not -1"), (65536, "must be 65535 or less, not 65536")],
             "ssl": [(True, "must be an SSLContext, made for the server's side, not bool")],
-            "idle_timeout": FROM_0,
+            "idle_timeout": ABOVE_0,
             "drain_delay": FROM_0,
             "grace": FROM_0,
         },
@@ -339,7 +339,7 @@ async def test_what_is_right_is_taken() -> None:
             {"session": session, "headers": {"Authorization": "x"}, "connect_timeout": 0.5},
         ):
             assert sender(**given)
-    assert receiver(path="/é/x", port=65535, max_batch=0, idle_timeout=0, drain_delay=0, grace=0, stages=(pass_on,))
+    assert receiver(path="/é/x", port=65535, max_batch=0, drain_delay=0, grace=0, stages=(pass_on,))
     assert app(path=None)
     assert app(path="/events")
     assert requests(timeout=0.1, limit=1)

@@ -17,6 +17,7 @@ from cloudevents.core.v1.event import CloudEvent
 from cloudevents_kit import Ack, Event, Nack, Receiver, RetryPolicy, Undelivered
 from cloudevents_kit import Sender as AsyncSender
 from cloudevents_kit.blocking import Sender, _Helpers, _renew_locks
+from tests.support.clock import ManualClock
 from tests.support.peer import SILENCE, Peer, Request, Step, answer, in_thread, unused_port
 
 EVENT = Event(type="com.example.order.created", source="/orders", id="o-1", data={"id": 1})
@@ -131,6 +132,53 @@ def test_an_async_headers_function_works_here_too() -> None:
     with in_thread(peer), Sender(peer.url, headers=token) as sender:
         assert sender.send(EVENT)
     assert peer.requests[0]["Authorization"] == "Bearer x"
+
+
+def test_a_plain_headers_function_is_asked_again_for_every_attempt() -> None:
+    tokens = iter("abc")
+    peer = Peer(answer(503), answer(503), answer(204))
+    with in_thread(peer), Sender(peer.url, headers=lambda: {"Authorization": next(tokens)}, retry=QUICK) as sender:
+        assert sender.send(EVENT)
+    assert [request["Authorization"] for request in peer.requests] == ["a", "b", "c"]
+
+
+def test_headers_are_copied_when_the_sender_is_made() -> None:
+    """Not when it opens, which may be much later, and again after a fork."""
+    own = {"X-Tenant": "blue"}
+    peer = Peer(answer(204))
+    with in_thread(peer):
+        sender = Sender(peer.url, headers=own)
+        own.clear()
+        own["ce-id"] = "not allowed"
+        with sender:
+            assert sender.send(EVENT)
+    assert peer.requests[0]["X-Tenant"] == "blue"
+
+
+def test_a_sender_that_fails_to_open_says_why_and_can_be_tried_again(clock: ManualClock) -> None:
+    """No caller waits for ever, neither for the thread nor for the lock."""
+    peer = Peer(answer(204))
+    with in_thread(peer):
+        sender = Sender(peer.url, clock=clock)
+        clock.sleep = None  # type: ignore[assignment,method-assign]  # settings were checked, but change
+        for _ in range(2):
+            with pytest.raises(TypeError, match="clock: must be a Clock"):
+                sender.send(EVENT)
+            assert threads() == []
+        with pytest.raises(TypeError, match="clock: must be a Clock"), sender:
+            raise AssertionError("not reached")
+        sender.close()
+        del clock.sleep
+        assert sender.send(EVENT)
+        sender.close()
+
+
+def test_one_event_is_not_many() -> None:
+    sender = Sender("http://127.0.0.1:1/", max_batch=2)
+    wrong: Any = EVENT
+    for method in (sender.send_batch, sender.send_all):
+        with pytest.raises(TypeError, match="events: must be an iterable of events, not one Event"):
+            method(wrong)
 
 
 def test_settings_are_checked_at_once() -> None:

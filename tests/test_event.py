@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -339,9 +341,21 @@ def test_what_another_sdk_lets_pass_in_documented_extensions_passes_here() -> No
     assert Event.of(Foreign(sequence=5))["sequence"] == 5
 
 
+def test_an_extension_is_no_attribute_of_the_object_and_the_error_says_how_to_read_it() -> None:
+    event: Any = Event(type="t", source="/s", partitionkey="k")
+    with pytest.raises(AttributeError) as raised:
+        event.partitionkey  # noqa: B018
+    assert str(raised.value) == (
+        "an Event has no 'partitionkey' (an extension is read by its key: event['partitionkey'])"
+    )
+    assert not hasattr(event, "partitionkey")
+    assert getattr(event, "colour", "none") == "none"
+    assert [copy.copy(event), copy.deepcopy(event), pickle.loads(pickle.dumps(event))] == [event] * 3
+
+
 @pytest.mark.parametrize("thing", [5, None, "event", {"type": "t"}, object()])
 def test_anything_else_is_no_event(thing: object) -> None:
     with pytest.raises(
-        TypeError, match=f"an Event or an event of the official SDK is needed, not {type(thing).__name__}$"
+        TypeError, match=f"an Event or an event of the official SDK is needed, not {type(thing).__name__} "
     ):
         Event.of(thing)

@@ -13,6 +13,7 @@ from cloudevents_kit import Event, EventError
 from cloudevents_kit._extensions import _NEEDS, _RULES
 from tests.support.events import new, read
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b9c7c989f97918e1-01"
 EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 PERIOD = {"deprecated": True, "deprecationfrom": EARLY, "deprecationsunset": LATE}
 #: Values that a peer may send although they break the rules, and what this package's users see of them.
@@ -35,7 +36,7 @@ BROKEN: dict[str, Any] = {
     ("given", "rule", "document"),
     [
         ({"partitionkey": ""}, "partitionkey: must be a non-empty String", "partitioning"),
-        ({"traceparent": 5}, "traceparent: must be a non-empty String", "distributed-tracing"),
+        ({"traceparent": 5}, "traceparent: must be a traceparent of W3C Trace Context", "distributed-tracing"),
         ({"expirytime": "tomorrow"}, "expirytime: must be a Timestamp", "expirytime"),
         ({"dataref": "a b"}, "dataref: must be a URI-reference", "dataref"),
         ({"deprecated": False}, "deprecated: must be true, or left out", "deprecation"),
@@ -58,7 +59,7 @@ def test_a_broken_rule_names_the_document_that_sets_it(given: dict[str, Any], ru
 
 def test_every_rule_can_be_kept() -> None:
     event = new(
-        **PERIOD, traceparent="00-0af7651916cd43dd8448eb211c80319c-b9c7c989f97918e1-01", tracestate="a=b",
+        **PERIOD, traceparent=TRACE, tracestate="a=b",
         correlationid="c", causationid="d", partitionkey="k", sequence="1", expirytime=LATE, recordedtime=EARLY,
         dataref="/data", deprecationmigration="https://e.x/m", severitynumber=0, severitytext="TRACE", sampledrate=1,
         authtype="user", authid="u", authclaims="{}", dataclassification="internal",
@@ -85,7 +86,7 @@ def test_a_peers_broken_extension_is_checked_once_it_is_set_again(name: str) -> 
 
 @pytest.mark.parametrize(("name", "needed"), _NEEDS.items())
 def test_what_another_extension_needs_cannot_be_removed_alone(name: str, needed: str) -> None:
-    event = new(**{needed: 1 if needed == "severitynumber" else "x", name: "y"})
+    event = new(**{needed: {"severitynumber": 1, "traceparent": TRACE}.get(needed, "x"), name: "y"})
     with pytest.raises(EventError, match=f"^{name}: needs {needed} beside it"):
         event.evolve(**{needed: None})
     assert name not in event.evolve(**{needed: None, name: None})
@@ -110,6 +111,12 @@ def test_a_date_that_a_peer_sent_wrong_is_named_when_the_other_is_set(name: str)
     other = "deprecationsunset" if name == "deprecationfrom" else "deprecationfrom"
     with pytest.raises(EventError, match=f"^{name}: must be a Timestamp"):
         event.evolve(**{other: PERIOD[other]})
+
+
+@pytest.mark.parametrize("name", ["deprecationfrom", "deprecationsunset"])
+def test_a_date_that_datetime_cannot_hold_is_named(name: str) -> None:
+    with pytest.raises(EventError, match=f"^{name}: lies outside what datetime can hold"):
+        new(**{**PERIOD, name: "0000-01-01T00:00:00Z"})
 
 
 def test_names_that_only_resemble_documented_ones_have_no_rules() -> None:

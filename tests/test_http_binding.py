@@ -18,13 +18,27 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from starlette.datastructures import Headers as StarletteHeaders
 
-from cloudevents_kit import CloudEventsError, Event, EventError, Message, Receiver, _http, from_http, to_http, to_json
+from cloudevents_kit import (
+    CloudEventsError,
+    Event,
+    EventError,
+    Message,
+    Receiver,
+    _http,
+    _payload,
+    from_http,
+    to_http,
+    to_json,
+)
 from cloudevents_kit._errors import BindingError
 from cloudevents_kit._http import encode_batch
 from tests.support.raw import exchange, request
 from tests.support.strategies import events
 
 HEADERS = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t", "Content-Type": "application/json"}
+CORE = {name: value for name, value in HEADERS.items() if name != "Content-Type"}
+MEMBERS = {name[3:]: value for name, value in CORE.items()}
+STRUCTURED = {"Content-Type": "application/cloudevents+json"}
 EVENT = Event(type="t", source="/s", id="1", time=None, data={"a": 1})
 
 
@@ -200,6 +214,70 @@ def test_what_is_remembered_of_headers_is_bounded() -> None:
     assert f"ce-{long}".encode() not in _http._attribute_of
     assert long not in _http._valid
     assert len(_http._valid) <= 1100
+
+
+def test_what_is_long_is_read_and_written_and_not_remembered() -> None:
+    for number in range(20):
+        long = f"a/{number}{'b' * 600}"
+        [event] = from_http({**HEADERS, "Content-Type": long, "ce-type": long}, b"x")
+        assert (event.datacontenttype, event.type, event.data) == (long, long, b"x")
+        name = f"x{number}{'y' * 600}"
+        assert to_http(event.evolve(**{name: "v"})).headers[f"ce-{name}"] == "v"
+    memories: list[Any] = [_http._attribute_of, _http._kind_of, _http._valid, _payload._media, _payload.holds_json]
+    memories.append(_http._header_of.__self__)  # type: ignore[attr-defined]
+    for memory in memories:
+        assert max((len(key or "") for key in memory), default=0) <= 512
+
+
+@pytest.mark.parametrize("content_type", ['text/plain; x="é"', 'text/plain; x="\\é"', "text/plain; x=é", "text/é"])
+def test_a_content_type_beyond_ascii_is_refused_built_or_received(content_type: str) -> None:
+    """HTTP says Latin-1, JSON says UTF-8: what one side wrote, the other would read as something else."""
+    rule = r"^datacontenttype: must be a media type"
+    with pytest.raises(EventError, match=rule):
+        Event(type="t", source="/s", datacontenttype=content_type)
+    for raw in (content_type.encode(), content_type.encode("latin-1")):
+        with pytest.raises(EventError, match=rule):
+            from_http([(name.encode(), value.encode()) for name, value in CORE.items()] + [(b"content-type", raw)], b"")
+    with pytest.raises(EventError, match=rule):
+        from_http(STRUCTURED, json.dumps({**MEMBERS, "datacontenttype": content_type}).encode())
+
+
+def test_a_tab_between_parameters_is_a_space() -> None:
+    [event] = from_http({**CORE, "Content-Type": "text/plain;\tcharset=utf-8"}, b"x")
+    assert event.datacontenttype == "text/plain; charset=utf-8"
+    assert from_http(STRUCTURED, to_json(event)) == [event]
+
+
+@given(st.text(st.sampled_from(["a", " ", "\\", '"', ";", "=", "é", "\x7f", "~", "%"]), max_size=12))
+def test_a_content_type_that_can_be_built_comes_back_as_it_was(parameter: str) -> None:
+    try:
+        event = EVENT.evolve(data=b"x", datacontenttype=f'text/plain; x="{parameter}"')
+    except EventError:
+        return
+    for mode in ("binary", "structured"):
+        message = to_http(event, mode)
+        assert from_http(message.headers, message.body) == [event]
+
+
+@pytest.mark.parametrize("headers", [None, 5, object()], ids=repr)
+def test_what_holds_no_headers_is_named(headers: Any) -> None:
+    rule = f"headers: must be a mapping, or pairs of name and value, not {type(headers).__name__}"
+    with pytest.raises(TypeError, match=rf"^{rule} .give those of the request.$"):
+        from_http(headers, b"")
+
+
+@pytest.mark.parametrize("value", [None, 5])
+def test_a_header_that_is_no_text_is_named(value: Any) -> None:
+    rule = f"headers: must be pairs of str or bytes, not {type(value).__name__}"
+    with pytest.raises(TypeError, match=f"^{rule} "):
+        from_http({**HEADERS, "ce-x": value}, b"")
+
+
+@pytest.mark.parametrize("thing", [None, 5, {"type": "t"}, object()], ids=repr)
+def test_what_is_no_event_is_not_written(thing: Any) -> None:
+    rule = f"event: must be an Event, or a list of them, not {type(thing).__name__}"
+    with pytest.raises(TypeError, match=rf"^{rule} .Event.of takes those of the official SDK.$"):
+        to_http(thing)
 
 
 def test_what_is_wrong_is_named_the_same_however_much_is_remembered() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit import from_http, from_json, to_json
+from cloudevents_kit import _json, from_http, from_json, to_json
 
 HEADERS = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t"}
 
@@ -42,3 +42,13 @@ def test_a_body_is_written_as_what_it_claims_and_proves_to_be(
     assert back == event
     if "data_base64" in member or "text" in str(content_type):
         assert back.raw == body
+
+
+def test_the_fast_path_learns_no_names_without_end() -> None:
+    envelope = _json._Envelope()
+    before = envelope.current
+    envelope.learn({"x" * 65: "1"})
+    assert envelope.current is before
+    for number in range(2 * _json._LEARNED_NAMES):
+        envelope.learn({f"name{number}": "1"})
+    assert len(envelope._types) == _json._LEARNED_NAMES

@@ -160,6 +160,14 @@ def test_what_their_event_lacks_is_not_invented(name: str) -> None:
     assert caught.value.attribute == name
 
 
+@pytest.mark.parametrize("name", [5, None, b"id", ("a",)], ids=repr)
+def test_a_name_of_theirs_that_is_no_str_is_refused(name: Any) -> None:
+    with pytest.raises(EventError) as caught:
+        Event.of(Bare1x({**NAMED, name: "x"}))
+    kind = type(name).__name__
+    assert str(caught.value) == f"attribute: names of attributes must be str, not {kind} (for example partitionkey)"
+
+
 def test_an_event_of_version_0_3_is_refused_by_name() -> None:
     for theirs in (CloudEvent03(dict(NAMED)), v1_http.CloudEvent({**NAMED, "specversion": "0.3"})):
         with pytest.raises(UnsupportedVersion, match="specversion"):

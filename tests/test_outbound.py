@@ -26,7 +26,7 @@ async def test_a_url_that_is_none_makes_no_request(url: str) -> None:
     async with Sender(url, retry=NONE) as sender:
         result = await sender.send(EVENT)
     assert bare(result) == Undelivered(
-        reason="invalid-url", error="the URL must be http:// or https:// and name a host", possibly_delivered=False
+        reason="invalid-url", error="url: must begin with http:// or https:// and name a host", possibly_delivered=False
     )
 
 

@@ -56,14 +56,22 @@ def test_what_is_no_content_type_says_nothing(content_type: str) -> None:
 
 
 def test_content_types_are_remembered_within_bounds() -> None:
-    for number in range(_payload._REMEMBERED + 50):
+    for number in range(1100):
         assert media_of(f"text/x{number}").kind == "text"
         assert holds_json[f"text/x{number}+json"]
-        assert len(_payload._media) <= _payload._REMEMBERED
-        assert len(holds_json) <= _payload._REMEMBERED
+        assert len(_payload._media) <= 1024
+        assert len(holds_json) <= 1024
     assert media_of(None).kind == "bytes"
     assert not holds_json["text/plain"]
     assert not holds_json["no type"]
+
+
+def test_a_long_content_type_is_read_and_not_remembered() -> None:
+    long = "x" * 600
+    assert media_of(f"text/{long}").kind == "text"
+    assert holds_json[f"text/{long}+json"]
+    assert not holds_json[f"text/{long}"]
+    assert max(len(kind or "") for kind in {*_payload._media, *holds_json}) <= 512
 
 
 # ------------------------------------------------------------------------------------------------------- reading

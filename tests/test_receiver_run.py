@@ -1,6 +1,7 @@
 """A receiver as a process: what signals do, what the log says, what a sender learns when the process dies."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -213,6 +214,17 @@ def test_a_part_that_opens_although_a_signal_ended_the_start_is_closed() -> None
     receiver.run()
     assert diary == ["open a", "open b", "close b", "close a"]
     assert not receiver.ready
+
+
+async def test_run_inside_a_running_loop_says_what_to_use_instead(recwarn: pytest.WarningsRecorder) -> None:
+    diary: list[str] = []
+    receiver = Receiver(ignore, resources=(Part("a", diary),), port=0)
+    with pytest.raises(RuntimeError, match=r"^run\(\) has a loop of its own: .*use `async with receiver`$"):
+        receiver.run()
+    gc.collect()  # a coroutine that nobody awaited would be told now
+    assert [str(one.message) for one in recwarn] == []
+    async with receiver:
+        assert diary == ["open a"]
 
 
 def test_run_raises_when_the_port_is_taken() -> None:

@@ -218,6 +218,15 @@ async def test_what_a_router_remembers_is_bounded() -> None:
     assert len(told.router._found) <= 1024
 
 
+async def test_a_router_does_not_remember_long_types() -> None:
+    told = Told(unhandled="ack")
+    told.on("com.x.*")
+    for number in range(100):
+        await told.router(event(f"com.{'x' if number % 2 else 'y'}.{'a' * 600}{number}"))
+    assert len(told.ran) == told.router.unhandled_count == 50
+    assert told.router._found == {}
+
+
 # ----------------------------------------------------------------------------------------------------- unhandled
 
 
@@ -234,6 +243,22 @@ async def test_an_event_that_nobody_wants_is_refused_logged_and_counted(caplog: 
         logging.WARNING,
         "no handler for event: id='7' source='/s' type='com.x.a'",
     )
+
+
+async def test_a_line_of_the_log_does_not_grow_with_the_event(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether nobody wants it or its handler fails."""
+
+    async def fail(event: Event) -> None:
+        raise Reject("no")
+
+    caplog.set_level(logging.INFO)
+    large = Event(type="t" * 10_000, source="/" + "s" * 10_000, id="i" * 10_000)
+    for handler in (Router(), fail):
+        await HandlerSink(handler).send(large)
+    named = f"id='{'i' * 200}...' source='/{'s' * 199}...' type='{'t' * 200}...'"
+    assert f"no handler for event: {named}" in caplog.messages
+    assert f"event refused by its handler: {named}: 422 no" in caplog.messages
+    assert max(map(len, caplog.messages)) < 1000
 
 
 async def test_an_event_that_nobody_wants_may_be_taken_but_not_in_silence(caplog: pytest.LogCaptureFixture) -> None:

@@ -249,6 +249,22 @@ async def test_a_headers_function_is_asked_again_for_every_attempt(where: str, c
     assert [request["Authorization"] for request in peer.requests] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("where", ["sender", "call"])
+async def test_a_headers_function_may_be_plain(where: str, clock: ManualClock) -> None:
+    tokens = iter("abc")
+
+    def token() -> Mapping[str, str]:
+        return {"Authorization": next(tokens)}
+
+    of_sender, of_call = (token, None) if where == "sender" else (None, token)
+    async with (
+        Peer(answer(503), answer(503), answer(204)) as peer,
+        Sender(peer.url, headers=of_sender, retry=STEADY, clock=clock) as sender,
+    ):
+        assert await sender.send(EVENT, headers=of_call)
+    assert [request["Authorization"] for request in peer.requests] == ["a", "b", "c"]
+
+
 async def test_a_headers_function_that_fails_is_no_delivery(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:

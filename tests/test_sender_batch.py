@@ -283,7 +283,7 @@ async def test_a_stream_yields_every_event_with_its_result() -> None:
     async with Peer(refuse_odd) as peer, Sender(peer.url) as sender:
         pairs = [pair async for pair in sender.send_all(events, concurrency=7, headers={"X-Call": "yes"})]
     assert {id(event) for event, _ in pairs} == {id(event) for event in events}
-    assert all(bool(result) is (int(event.get("id")) % 2 == 0) for event, result in pairs if isinstance(event, Event))
+    assert all(bool(result) is (int(event.id) % 2 == 0) for event, result in pairs)
     assert (len(pairs), peer.most_active <= 7) == (200, True)
     assert all(request["X-Call"] == "yes" for request in peer.requests)
 
@@ -321,7 +321,7 @@ async def test_results_come_as_they_are_known() -> None:
     async with Peer(first_is_slow) as peer, Sender(peer.url) as sender:
         order = []
         async for event, _ in sender.send_all(new_events(4), mode="binary"):
-            order.append(event.get_id() if isinstance(event, Event) else "")
+            order.append(event.id)
             if len(order) == 3:
                 gate.set()
     assert (sorted(order[:3]), order[3]) == (["1", "2", "3"], "0")
@@ -405,4 +405,14 @@ async def test_a_stream_of_no_events_at_a_time_is_refused(concurrency: int) -> N
 
 async def test_an_empty_stream_ends_at_once() -> None:
     async with Sender("http://127.0.0.1:1/") as sender:
-        assert [pair async for pair in sender.send_all([])] == []
+        none: list[Event] = []
+        assert [pair async for pair in sender.send_all(none)] == []
+
+
+async def test_one_event_is_not_many() -> None:
+    (event,) = new_events(1)
+    async with Sender("http://127.0.0.1:1/", max_batch=2) as sender:
+        with pytest.raises(TypeError, match="events: must be an iterable of events, not one Event"):
+            await sender.send_batch(event)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="events: must be an iterable of events, not one Event"):
+            sender.send_all(event)  # type: ignore[type-var]

@@ -262,3 +262,18 @@ async def test_a_strict_request_inside_a_handler_expects_the_inherited_correlati
             assert result.reply["correlationid"] == "c-1"
 
         assert await HandlerSink(handle).send(Event(**NEW, correlationid="c-1"))
+
+
+async def test_a_reply_without_data_is_there_without_being_asked_for() -> None:
+    """In binary mode, where all of it is in the headers."""
+
+    async def handle(event: Event) -> Event:
+        return event.reply(type="com.example.done", source="/worker")
+
+    sent = Event(type="com.example.asked", source="/asker", id="a-1")
+    async with Receiver(handle, port=0) as receiver, Sender(receiver.url) as sender:
+        result = await sender.send(sent)
+    assert isinstance(result, Ack)
+    assert (result.status, result.reply_error) == (200, None)
+    assert result.reply is not None
+    assert (result.reply.type, result.reply["causationid"], result.reply.has_data) == ("com.example.done", "a-1", False)

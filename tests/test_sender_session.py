@@ -98,18 +98,30 @@ async def test_a_session_that_its_owner_has_closed_is_closed() -> None:
     assert bare(later) == Undelivered(reason="closed", error="the sender was closed")
 
 
-async def test_an_error_in_the_callers_own_hooks_is_not_taken_for_a_failed_delivery() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("bug"), LookupError("bug"), KeyError("bug")], ids=repr)
+async def test_an_error_in_the_callers_own_hooks_is_told_and_not_raised(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     async def fail(*_: object) -> None:
-        raise RuntimeError("bug in a hook")
+        raise error
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_start.append(fail)
     async with (
         aiohttp.ClientSession(trace_configs=[tracing]) as session,
-        Sender("http://x/", session=session) as sender,
+        Sender("http://x/", session=session, retry=RetryPolicy.none(), max_batch=1) as sender,
     ):
-        with pytest.raises(RuntimeError, match="bug in a hook"):
-            await sender.send(EVENT)
+        for result in [await sender.send(EVENT), *await sender.send_batch([EVENT, EVENT])]:
+            assert isinstance(result, Undelivered)
+            assert (result.reason, result.possibly_delivered) == ("unknown", False)
+    assert caplog.text.count("bug") >= 3
+
+
+@pytest.mark.parametrize("name", ["Content-Type", "CE-Id"])
+async def test_a_session_whose_headers_would_change_events_is_refused(name: str) -> None:
+    async with aiohttp.ClientSession(headers={name: "x"}) as session:
+        with pytest.raises(ValueError, match=f"^session: its default header {name} would change every event"):
+            Sender("http://x/", session=session)
 
 
 # Opening and closing.

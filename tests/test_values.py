@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from enum import IntEnum, StrEnum
+from time import perf_counter
 from typing import Any
 
 import pytest
 from yarl import URL
 
-from cloudevents_kit import EventError, _values
+from cloudevents_kit import EventError, _http, _payload, _values
 from cloudevents_kit._values import (
     check_attributes,
     check_name,
@@ -25,6 +27,7 @@ from cloudevents_kit._values import (
     is_media_type,
     is_timestamp,
     is_uri_reference,
+    match_traceparent,
     parse_boolean,
     parse_integer,
     parse_timestamp,
@@ -122,6 +125,97 @@ def test_a_check_forgets_what_it_knows_rather_than_grow() -> None:
     assert long not in known
 
 
+CHECKS: list[Callable[[str], object]] = [
+    is_uri_reference,
+    is_absolute_uri,
+    is_media_type,
+    is_timestamp,
+    match_traceparent,
+    lambda text: refusal(check_name, text),
+    lambda text: refusal(check_string, "ext", text + "\x00"),
+    lambda text: refusal(parse_integer, "ext", text),
+    lambda text: refusal(_http.decode_value, "ext", b'"' + text.encode()),
+    lambda text: refusal(_http.decode_value, "ext", text.encode()),
+    _payload._charset,
+    lambda text: refusal(_http._kind, "application/cloudevents+json;" + text),
+]
+#: A beginning, a piece that is repeated, and an end at which everything may fail.
+HOSTILE = [
+    ("a/b", "; ", "@"),
+    ("a/b", " ", "@"),
+    ("a/b", ";\t ", "@"),
+    ("a/b;", "a", "@"),
+    ("a/b", ";a=b ", "@"),
+    ("a/b", ';a="b" ', "@"),
+    ('a/b;a="', "\\a", "\\"),
+    ("", " ", "@"),
+    ("", ";charset=", " "),
+    (";", " ", "@"),
+    ("", "a", '"'),
+    ("", "a:", '"'),
+    ("", "/", '"'),
+    ("//", "a", '"'),
+    ("//", "a:", '"'),
+    ("//", "a@", '"'),
+    ("//[", ":", '"'),
+    ("a:", "?#", '"'),
+    ("a:/", "%41", "%4"),
+    ("", "%41", "%"),
+    ("", "%", "%"),
+    ("2018-04-05T17:31:00.", "0", "z0"),
+    ("2024-02-29T17:31:00.", "0", "z0"),
+    ("", "1", "-"),
+    ("", "\\a", ""),
+]
+
+
+def refusal(check: Callable[..., object], *values: object) -> bool:
+    """Tell whether ``check`` takes the values."""
+    try:
+        check(*values)
+    except EventError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("begin", "piece", "end"), HOSTILE, ids=repr)
+def test_a_hostile_text_of_100_kb_is_refused_at_once(begin: str, piece: str, end: str) -> None:
+    text = begin + piece * (100_000 // len(piece)) + end
+    for check in CHECKS:
+        started = perf_counter()
+        check(text)
+        assert perf_counter() - started < 1
+
+
+def test_a_media_type_that_fails_at_its_end_is_refused_whatever_spaces_it_has() -> None:
+    assert not is_media_type("a/b" + "; " * 5000 + "@")
+    assert is_media_type("a/b" + " ; \t" * 5000 + 'c=d ; e="f" ')
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ('a/b; x="c d"', True),
+        ('a/b; x="c;d=\\"e\\""', True),
+        ('a/b; x="\t"', True),
+        ('a/b; x=""', True),
+        ('a/b; x="é"', False),
+        ('a/b; x="\\é"', False),
+        ('a/b; x="\x7f"', False),
+        ('a/b; x="\x85"', False),
+        ('a/b; x="a"b"', False),
+        ('a/b; x="a', False),
+        ('a/b; x="a\\"', False),
+        ("a/b; x=é", False),
+        ("a/b x=c", False),
+        ("a/b;x=c y=d", False),
+        ("a/b; x =c", False),
+    ],
+)
+def test_a_parameter_of_a_media_type_is_ascii(text: str, taken: bool) -> None:
+    assert is_media_type(text) is taken
+
+
 def test_nothing_is_no_uri_no_media_type_and_no_time() -> None:
     for check in (is_uri_reference, is_absolute_uri, is_media_type, is_timestamp):
         assert not check("")
@@ -154,6 +248,8 @@ def test_a_year_that_datetime_lacks_cannot_be_read() -> None:
     assert is_timestamp("0000-02-29T00:00:00Z")
     with pytest.raises(EventError, match=r"^time: lies outside what datetime can hold .read the text instead.$"):
         parse_timestamp("0000-02-29T00:00:00Z")
+    with pytest.raises(EventError, match=r"^expirytime: lies outside what datetime can hold"):
+        parse_timestamp("0000-02-29T00:00:00Z", "expirytime")
 
 
 @pytest.mark.parametrize(

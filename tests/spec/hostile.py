@@ -235,6 +235,12 @@ def modes() -> Iterator[Case]:
     for content_type in ("", "garbage", ";charset=canary", "text/", "/canary"):
         refused = binary(f"Content-Type: {content_type}")
         yield no(78, f"Content-Type {content_type!r}", refused, names="datacontenttype")
+    spaces = "Content-Type: a/b" + "; " * 2000 + "@"
+    yield no(78, "Content-Type of separators", binary(spaces), names="datacontenttype: must be a media type")
+    for text in ("é".encode(), b"\xe9", b"\\\xe9"):
+        refused = binary(b'Content-Type: text/plain; x="' + text + b'"')
+        yield no(78, f"Content-Type with {text!r}", refused, names="datacontenttype: must be a media type")
+    yield no(78, "datacontenttype with é", members('"datacontenttype":"a/b; x=\\"é\\""'), names="datacontenttype")
     yield ok(80, "empty batch", request(BATCH, body="[]"), calls=0)
     for what, body in (("without id", '{"specversion":"1.0"}'), ("no object", "null"), ("no event", "[]")):
         yield no(81, f"batch with a member {what}", request(BATCH, body=f"[{ONE},{body},{ONE}]"), names="event 1: ")

@@ -19,6 +19,7 @@ EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00.5+01:00"
 GOOD: list[dict[str, Any]] = [
     {"traceparent": TRACE},
     {"traceparent": TRACE, "tracestate": "a=b"},
+    {"traceparent": "cc" + TRACE[2:-2] + "00"},
     {"correlationid": "c", "causationid": "d"},
     {"partitionkey": "k"},
     {"sequence": "0000000009"},
@@ -36,6 +37,13 @@ GOOD: list[dict[str, Any]] = [
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("EX-01", {"traceparent": ""}),
     ("EX-01", {"traceparent": 1}),
+    ("EX-01", {"traceparent": TRACE.upper()}),
+    ("EX-01", {"traceparent": TRACE.replace("0af7651916cd43dd8448eb211c80319c", "0" * 32)}),
+    ("EX-01", {"traceparent": TRACE.replace("b9c7c989f97918e1", "0" * 16)}),
+    ("EX-01", {"traceparent": "ff" + TRACE[2:]}),
+    ("EX-01", {"traceparent": TRACE[:-1]}),
+    ("EX-01", {"traceparent": TRACE + "-01"}),
+    ("EX-01", {"traceparent": f" {TRACE}"}),
     ("EX-01", {"tracestate": "a=b"}),
     ("EX-02", {"correlationid": ""}),
     ("EX-02", {"causationid": ""}),

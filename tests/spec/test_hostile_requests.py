@@ -12,6 +12,7 @@ import pytest
 from cloudevents_kit import DataError, Event, Receiver, Reject
 from tests.spec.hostile import BATCH, CASES, JSON, MAX_BATCH, MAX_BODY, ONE, Case, binary, structured
 from tests.support.raw import RawAnswer, RawConnection, exchange, request
+from tests.support.servers import KINDS, Kind, served
 
 
 def check_refusal(answer: RawAnswer, status: int) -> dict[str, object]:
@@ -61,6 +62,25 @@ async def test_a_hostile_request_gets_its_answer(case: Case, receiver: Receiver,
         said = check_refusal(answer, case.status)
         assert case.names in str(said["detail"])
         assert said.get("code") == case.code
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "value",
+    [b'text/plain; x="\xc3\xa9"', b'text/plain; x="\xe9"', b"a/b" + b"; " * 2000 + b"@"],
+    ids=["UTF-8", "Latin-1", "separators"],
+)
+async def test_a_hostile_content_type_is_refused_by_either_server(kind: Kind, value: bytes, seen: list[Event]) -> None:
+    """Beyond the rows of the table: whatever bytes it holds, and however many separators."""
+
+    async def handler(event: Event) -> None:
+        seen.append(event)
+
+    async with served(kind, handler) as port:
+        answer = await exchange(port, binary(b"Content-Type: " + value))
+    assert answer is not None
+    assert str(check_refusal(answer, 400)["detail"]).startswith("datacontenttype: must be a media type")
+    assert seen == []
 
 
 @pytest.mark.parametrize(
