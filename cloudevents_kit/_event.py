@@ -212,7 +212,7 @@ class Event:
         """Return the attribute ``name``; raise KeyError if it is not set."""
         return self._attributes[name]
 
-    if not TYPE_CHECKING:  # a type checker knows
+    if not TYPE_CHECKING:  # pragma: no branch - a type checker knows
 
         def __getattr__(self, name):  # noqa: ANN001, ANN204
             """Say how to read an extension: it is no attribute of the object."""

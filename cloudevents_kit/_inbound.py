@@ -220,11 +220,7 @@ class Inbound:
         except TimeoutError:
             pass
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            log.error("a handler ended as if it had been cancelled", exc_info=error)
-            cut = _FAILED
+            cut = _stray(error)
         if len(results) < len(events):
             if cut is None:
                 cut = _STOPPING if self.stopping else _OUT_OF_TIME
@@ -238,3 +234,12 @@ class Inbound:
 
     def _inflate(self, body: bytes, coding: str) -> bytes:
         return _http.inflate(body, coding, self.limits.max_body)
+
+
+def _stray(error: asyncio.CancelledError) -> Nack:
+    """Return the result of a handler that let out the cancellation of something else; raise the request's own."""
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    log.error("a handler ended as if it had been cancelled", exc_info=error)
+    return _FAILED

@@ -68,8 +68,7 @@ class _UntilClosed:
         self._client = client
 
     async def sleep(self, seconds: float) -> None:
-        if self._client.is_open:
-            await self._client.pause(self._sleep(seconds))
+        await self._client.pause(self._sleep(seconds))
 
 
 class Destination:
@@ -133,11 +132,26 @@ class Call:
 
     async def attempt(self, number: int, wait: float) -> Result:
         """Send once: wait out a pause, take a slot, post, read the answer."""
+        slots = self._destination.slots
+        if slots.locked():
+            return await self._queue(number, wait)
+        await slots.acquire()
+        return await self._attempt(number, wait, late=number > 1 or wait > 0)
+
+    async def _queue(self, number: int, wait: float) -> Result:
+        """Wait for a slot, but not past the deadline."""
+        left = self._time_left()
+        try:
+            async with asyncio.timeout(None if left == math.inf else max(0.0, left)):
+                await self._destination.slots.acquire()
+        except TimeoutError:
+            return _NO_SLOT
+        return await self._attempt(number, wait, late=True)
+
+    async def _attempt(self, number: int, wait: float, *, late: bool) -> Result:
+        """Use the slot that was taken, and release it; ``late``: time has passed since the call began."""
         destination = self._destination
         self.reply = None
-        queued = destination.slots.locked()
-        if not await (self._queue() if queued else destination.slots.acquire()):
-            return _NO_SLOT
         try:
             if destination.paused_until is not None:
                 waited = await self._wait_out()
@@ -146,7 +160,7 @@ class Call:
                 wait += waited
             if destination.gone:
                 return _GONE
-            late = queued or number > 1 or wait > 0
+            late = late or wait > 0
             if late and self._time_left() <= 0:
                 return _NO_SLOT
             found = await self._post(number, wait, late=late)
@@ -160,15 +174,6 @@ class Call:
         if isinstance(result, Nack) and not (result.status == 410 and b'"results"' in found.body):
             destination.heed(result)  # unless it is one event of a batch that is refused with 410
         return result
-
-    async def _queue(self) -> bool:
-        """Wait for a slot; return False if none was free before the deadline."""
-        left = self._time_left()
-        try:
-            async with asyncio.timeout(None if left == math.inf else max(0.0, left)):
-                return await self._destination.slots.acquire()
-        except TimeoutError:
-            return False
 
     async def _wait_out(self) -> float | Undelivered:
         """Wait until the destination takes requests again; return the seconds that took, or why it is too late."""

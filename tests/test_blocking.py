@@ -350,9 +350,11 @@ def test_an_interruption_cancels_the_send_and_leaves_the_sender_usable() -> None
     def interrupt_first(request: Request) -> Step:
         if len(peer.requests) > 1:
             return answer(204)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        # By then the main thread waits for the result.
+        asyncio.get_running_loop().call_later(0.1, signal.pthread_kill, main, signal.SIGINT)
         return SILENCE
 
+    main = threading.main_thread().ident or 0
     peer = Peer(interrupt_first)
     with in_thread(peer) as until, Sender(peer.url) as sender:
         with pytest.raises(KeyboardInterrupt):

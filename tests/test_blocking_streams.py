@@ -1,5 +1,6 @@
 """Streams of events from code without a loop: read in the caller's thread, bounded, and given up without a trace."""
 
+import asyncio
 import signal
 import threading
 from collections.abc import Iterator
@@ -116,9 +117,11 @@ def test_a_stream_that_is_never_read_takes_and_sends_nothing() -> None:
 def test_an_interruption_ends_a_stream_and_cancels_what_is_in_flight() -> None:
     def interrupt(request: Request) -> Step:
         if len(peer.requests) == 3:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            # By then the main thread waits for results.
+            asyncio.get_running_loop().call_later(0.1, signal.pthread_kill, main, signal.SIGINT)
         return SILENCE
 
+    main = threading.main_thread().ident or 0
     peer = Peer(interrupt)
     with in_thread(peer) as until, Sender(peer.url) as sender:
         with pytest.raises(KeyboardInterrupt):

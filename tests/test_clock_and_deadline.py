@@ -296,3 +296,17 @@ async def test_a_task_that_is_done_is_let_go_of() -> None:
     gc.collect()
     assert gone() is None
     deadlines.close()
+
+
+async def test_a_use_that_was_ended_already_is_not_ended_again() -> None:
+    """Neither by the shorter limit it had of its own, nor by the common one."""
+    deadlines = Deadlines(0.02)
+    with pytest.raises(TimeoutError), deadlines:
+        deadlines.shorten(0.01)
+        deadlines.expire_all()
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)  # it is slow to end; the limits pass meanwhile
+            raise
+    deadlines.close()

@@ -147,3 +147,15 @@ async def test_a_batch_may_be_as_large_as_the_limit() -> None:
         answer = await found.answer(media, b"[%b]" % b",".join([member] * count))
         assert answer.status == status
     assert len(seen) == 2
+
+
+async def test_a_request_that_is_cancelled_passes_that_on() -> None:
+    """Nobody swallows a cancellation, and nobody counts it as a failure."""
+    gate = Gate()
+    found = inbound(gate)
+    request = asyncio.ensure_future(serve(found))
+    await gate.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert (found.in_flight, found.counts, gate.ended) == (0, {}, ["cancelled"])

@@ -216,3 +216,8 @@ async def test_a_reply_with_the_key_of_its_event_is_the_handlers_mistake(caplog:
         "the reply has the key of the event it answers, which a broker would deliver again: use event.reply(...)"
         in caplog.text
     )
+
+
+def test_a_function_that_does_not_tell_its_parameters_is_taken() -> None:
+    silent: Any = max
+    assert isinstance(HandlerSink(silent), HandlerSink)
