@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -190,7 +191,7 @@ JSON = "application/json"
         (JSON, b'{"error":{"code":1}}', '{"error":{"code":1}}'),
         (JSON, b"{", "{"),
         ("text/plain", b"\xff\x00", "\N{REPLACEMENT CHARACTER}"),
-        ("text/plain", b"", "Unprocessable Entity"),
+        ("text/plain", b"", HTTPStatus(422).phrase),
     ],
 )
 async def test_a_refusal_says_why_in_one_line(content_type: str, body: bytes, reason: str) -> None:

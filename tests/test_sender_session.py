@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from http import HTTPStatus
 
 import aiohttp
 import pytest
@@ -85,7 +86,7 @@ async def test_a_session_of_the_caller_does_not_change_what_a_status_means() -> 
         Sender(peer.url, session=session) as sender,
     ):
         results = [bare(await sender.send(EVENT)) for _ in range(2)]
-    assert results == [Nack(status=422, reason="Unprocessable Entity"), Nack(status=302, reason="Found")]
+    assert results == [Nack(status=422, reason=HTTPStatus(422).phrase), Nack(status=302, reason="Found")]
 
 
 async def test_a_session_that_its_owner_has_closed_is_closed() -> None:
