@@ -17,10 +17,11 @@ _Task = asyncio.Task[Any]
 class Deadlines:
     """Limits the time that a task spends inside ``with deadlines:`` to ``seconds``, then raises TimeoutError there.
 
-    One object serves any number of tasks, each of which is inside at most once.
+    One object serves any number of tasks. A use inside another of the same task began later, so the outer limit is the
+    one that counts.
     """
 
-    __slots__ = ("_expired", "_loop", "_running", "_shortened", "_timer", "seconds")
+    __slots__ = ("_expired", "_loop", "_nested", "_running", "_shortened", "_timer", "seconds")
 
     def __init__(self, seconds: float) -> None:
         """Allow ``seconds`` for each use."""
@@ -28,6 +29,7 @@ class Deadlines:
         # By task: when its time is over, and how often it was asked to cancel before it came here.
         self._running: dict[_Task, tuple[float, int]] = {}
         self._expired: dict[_Task, int] = {}
+        self._nested: dict[_Task, int] = {}
         self._shortened: dict[_Task, asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that of the timer
@@ -37,6 +39,9 @@ class Deadlines:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - callbacks of the loop, which have no task, cannot await
+        if task in self._running or task in self._expired:
+            self._nested[task] = self._nested.get(task, 0) + 1
+            return
         due = loop.time() + self.seconds
         self._running[task] = (due, task.cancelling())
         if self._timer is None or self._loop is not loop:  # a loop that is gone never calls
@@ -46,6 +51,9 @@ class Deadlines:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Turn the cancellation that this deadline caused into TimeoutError; let every other one pass."""
         task: Any = asyncio.current_task()
+        if self._nested and task in self._nested:
+            self._leave_nested(task)
+            return
         if self._shortened and (timer := self._shortened.pop(task, None)) is not None:
             timer.cancel()
         if self._running.pop(task, None) is None:
@@ -72,7 +80,7 @@ class Deadlines:
     def shorten(self, seconds: float) -> None:
         """Let the current task's use end ``seconds`` from now, if that is sooner."""
         task: Any = asyncio.current_task()
-        if seconds < self.seconds:
+        if seconds < self.seconds and task not in self._nested:
             timer = task.get_loop().call_later(seconds, self._expire, task, self._running[task])
             self._shortened[task] = timer
 
@@ -90,6 +98,11 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _leave_nested(self, task: _Task) -> None:
+        self._nested[task] -= 1
+        if not self._nested[task]:
+            del self._nested[task]
 
     def _expire(self, task: _Task, use: tuple[float, int]) -> None:
         if self._running.get(task) is use:

@@ -424,6 +424,3 @@ def _named(attributes: dict[Any, object]) -> dict[str, object]:
             rule = "names of attributes must be str"
             raise EventError("attribute", rule, hint="for example partitionkey", value_type=type(name))
     return attributes
-
-
-__all__ = ["Event", "EventError"]

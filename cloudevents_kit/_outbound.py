@@ -106,15 +106,32 @@ class Destination:
 class Call:
     """One event or batch on its way; collects its attempts."""
 
-    __slots__ = ("_destination", "_headers", "_maybe", "_wants_reply", "attempts", "began", "message", "reply")
+    __slots__ = (
+        "_destination",
+        "_headers",
+        "_heeds",
+        "_maybe",
+        "_wants_reply",
+        "attempts",
+        "began",
+        "message",
+        "reply",
+    )
 
     def __init__(
-        self, destination: Destination, message: Message, headers: HeaderSource | None, *, wants_reply: bool
+        self,
+        destination: Destination,
+        message: Message,
+        headers: HeaderSource | None,
+        *,
+        wants_reply: bool = False,
+        heeds: bool = True,
     ) -> None:
-        """Begin now."""
+        """Begin now; without ``heeds`` the caller decides whether a refusal speaks for the whole destination."""
         self._destination = destination
         self._headers = None if headers is None else check_headers(headers)
         self._wants_reply = wants_reply
+        self._heeds = heeds
         self._maybe = False  # whether an attempt so far may have delivered the event, whatever the last one says
         self.message = message
         self.reply: Reply | None = None  # the latest answer
@@ -136,7 +153,7 @@ class Call:
         if slots.locked():
             return await self._queue(number, wait)
         await slots.acquire()
-        return await self._attempt(number, wait, late=number > 1 or wait > 0)
+        return await self._attempt(number, wait, late=number > 1)
 
     async def _queue(self, number: int, wait: float) -> Result:
         """Wait for a slot, but not past the deadline."""
@@ -171,8 +188,8 @@ class Call:
         self.reply = found
         result = self._read(found)
         self._maybe = self._maybe or isinstance(result, Undelivered)
-        if isinstance(result, Nack) and not (result.status == 410 and b'"results"' in found.body):
-            destination.heed(result)  # unless it is one event of a batch that is refused with 410
+        if isinstance(result, Nack) and self._heeds:
+            destination.heed(result)
         return result
 
     async def _wait_out(self) -> float | Undelivered:

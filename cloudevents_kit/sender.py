@@ -30,7 +30,7 @@ from cloudevents_kit._errors import EventError
 from cloudevents_kit._event import Event
 from cloudevents_kit._http import Mode
 from cloudevents_kit._outbound import Call, Destination, HeaderSource
-from cloudevents_kit._result import Ack, Result, Undelivered
+from cloudevents_kit._result import Ack, Nack, Result, Undelivered
 from cloudevents_kit._retry import RetryPolicy, run
 from cloudevents_kit._tasks import run_bounded
 
@@ -216,13 +216,15 @@ class Sender:
         return call.finish(await run(self._retry, call.attempt, self._destination.clock))
 
     async def _deliver_batch(self, batch: _batching.Batch, headers: HeaderSource | None) -> None:
-        call = Call(self._destination, batch.message(), headers, wants_reply=False)
+        call = Call(self._destination, batch.message(), headers, heeds=False)
 
         async def attempt(number: int, wait: float) -> Result:
             if number > 1:
                 call.message = batch.message()  # without the events that are done
             result = await call.attempt(number, wait)
             own_results = None if call.reply is None else batch.read(result, call.reply, self._retry.retryable)
+            if isinstance(result, Nack) and (own_results is None or result.status != 410):
+                self._destination.heed(result)  # a 410 among results is that of one event
             return batch.settle(call.finish(result), own_results)
 
         await run(self._retry, attempt, self._destination.clock)

@@ -310,3 +310,31 @@ async def test_a_use_that_was_ended_already_is_not_ended_again() -> None:
             await asyncio.sleep(0.05)  # it is slow to end; the limits pass meanwhile
             raise
     deadlines.close()
+
+
+async def test_a_use_inside_another_is_under_the_outer_limit() -> None:
+    deadlines = Deadlines(0.05)
+    with pytest.raises(TimeoutError), deadlines:
+        with deadlines:
+            deadlines.shorten(0.001)  # is for the outer use to say
+            with deadlines:
+                pass
+        with deadlines:
+            await asyncio.sleep(1)
+    assert not deadlines._nested
+    with deadlines:
+        deadlines.expire_all()
+        with pytest.raises(asyncio.CancelledError), deadlines:
+            await asyncio.sleep(1)
+    assert not deadlines._nested
+    deadlines.close()
+
+
+async def test_an_outer_use_goes_on_after_one_inside_it() -> None:
+    deadlines = Deadlines(60)
+    with deadlines:
+        with deadlines:
+            pass
+        assert len(deadlines._running) == 1
+    assert not deadlines._running
+    deadlines.close()

@@ -40,6 +40,27 @@ async def test_a_headers_function_is_held_to_the_deadline_over_all_attempts() ->
     assert len(result.attempts) == 2
 
 
+async def test_a_headers_function_may_send_by_the_sender_it_is_for() -> None:
+    """To ask for a token, say: without headers of its own that would never end."""
+    async with Peer(answer(204)) as peer, Sender(peer.url, retry=NONE) as sender:
+
+        async def ask_first() -> Mapping[str, str]:
+            return {"X-Token": "yes" if await sender.send(EVENT.evolve(id="token")) else "no"}
+
+        assert await sender.send(EVENT, headers=ask_first)
+    assert [request["ce-id"] for request in peer.requests] == ["token", "o-1"]
+    assert peer.requests[1]["X-Token"] == "yes"
+
+
+async def test_a_refusal_with_410_ends_the_destination_whatever_its_body_says() -> None:
+    script = answer(410, [("Content-Type", "application/json")], b'{"results": "none"}')
+    async with Peer(script) as peer, Sender(peer.url, retry=NONE, max_batch=2) as sender:
+        assert isinstance(await sender.send(EVENT), Nack)
+        after = await sender.send(EVENT)
+    assert isinstance(after, Undelivered)
+    assert (after.reason, len(peer.requests)) == ("gone", 1)
+
+
 @pytest.mark.parametrize("deadline", [60.0, None])
 @pytest.mark.parametrize("script", [answer(503), answer(503, [("Retry-After", "30")]), CLOSE])
 async def test_closing_ends_a_wait_before_the_next_attempt(script: Any, deadline: float | None) -> None:
