@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, final
 
 from cloudevents_kit._arguments import check_callable, check_methods
-from cloudevents_kit._errors import EventError, Refusal
+from cloudevents_kit._errors import EventError, Refusal, StageError
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack, Nack, Result
 
@@ -83,6 +83,8 @@ def wrap(handler: Handler, *stages: Middleware) -> Handler:
 
     A stage that is a plain function runs in the loop, not in a thread: it must not block.
     """
+    if stages:
+        handler = as_handler(handler)
     for stage in reversed(stages):
         handler = _bind(stage, handler)
     return handler
@@ -90,6 +92,16 @@ def wrap(handler: Handler, *stages: Middleware) -> Handler:
 
 def _bind(stage: Middleware, call_next: Handler) -> Handler:
     _check_takes("stage", stage, 2, "the event and call_next")
+    bound: Any = _compose(stage, call_next)
+    bound.stage, bound.call_next = stage, call_next  # for whoever walks the chain: see `_lifecycle`
+    bound.is_async_handler = True
+    return bound  # type: ignore[no-any-return]
+
+
+def _compose(stage: Middleware, call_next: Handler) -> Handler:
+    compose: Callable[[Handler], Handler] | None = getattr(stage, "compose", None)
+    if compose is not None:  # a stage that makes its own closure saves a call per event
+        return compose(call_next)
 
     def bound(event: Event) -> Awaitable[Outcome]:
         return stage(event, call_next)  # type: ignore[return-value]  # it is async
@@ -188,18 +200,42 @@ def _accepted(outcome: object, event: Event) -> Result:
 
 
 def _failure(error: Exception, event: Event) -> Nack:
+    """Return what ``error`` means, and log it: a verdict as a line, a failure with its traceback."""
+    nack = verdict(error, event)
+    name = f"{name_of(event)}: {error}" if isinstance(error, StageError) else name_of(event)
     if isinstance(error, Refusal):
-        reason = error.reason.partition("\n")[0]
-        log.info("event refused by its handler: %s: %d %s", name_of(event), error.status, reason)
+        log.info("event refused by its handler: %s: %d %s", name, nack.status, nack.reason.partition("\n")[0])
+    elif nack.status == 422:
+        log.warning("event does not fit its handler: %s: %s", name, nack.reason)
+    elif nack.status == 503:
+        log.warning("handler ran out of time: %s", name, exc_info=error)
+    else:
+        log.error("handler failed: %s", name, exc_info=error)
+    return nack
+
+
+def verdict(error: Exception, event: Event) -> Nack:
+    """Return the outcome that an exception of a handler or a stage stands for.
+
+    A `StageError` means what its cause means, a group of exceptions what the worst of them means: one that is worth
+    sending the event again counts most.
+    """
+    if isinstance(error, StageError) and isinstance(error.__cause__, Exception):
+        return verdict(error.__cause__, event)
+    if isinstance(error, ExceptionGroup):
+        nacks = [verdict(one, event) for one in error.exceptions]
+        return max(nacks, key=lambda nack: (nack.retryable, nack.status))
+    if isinstance(error, Refusal):
         return Nack(status=error.status, reason=error.reason, retryable=error.retryable, retry_after=error.after)
     if isinstance(error, EventError) and error.key == event.key:
-        log.warning("event does not fit its handler: %s: %s", name_of(event), error)
         return Nack(status=422, reason=str(error))
     if isinstance(error, TimeoutError):
-        log.warning("handler ran out of time: %s", name_of(event), exc_info=error)
-        return Nack(status=503, reason="the handler ran out of time", retryable=True)
-    log.error("handler failed: %s", name_of(event), exc_info=error)
-    return Nack(status=500, reason="the handler failed", retryable=True)
+        return _OUT_OF_TIME
+    return _FAILED
+
+
+_FAILED = Nack(status=500, reason="the handler failed", retryable=True)
+_OUT_OF_TIME = Nack(status=503, reason="the handler ran out of time", retryable=True)
 
 
 def name_of(event: Event) -> str:
@@ -226,6 +262,7 @@ def forward(sink: Sink) -> Handler:
             case _:
                 raise Refusal("the next hop could not be reached", 502, retryable=True)
 
+    forwarder.branches = {"sink": sink}  # type: ignore[attr-defined]  # see `_lifecycle`
     return forwarder
 
 
@@ -235,6 +272,7 @@ class HandlerSink:
     def __init__(self, handler: Handler | SyncHandler, *stages: Middleware) -> None:
         """Send to ``handler``, through ``stages``."""
         self._handler = wrap(as_handler(handler), *stages)
+        self.branches = {"handler": self._handler}
 
     async def send(self, event: Event, /) -> Result:
         """Run the handler; see `settle`."""

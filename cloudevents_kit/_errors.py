@@ -6,7 +6,8 @@
     │   │   ├── UnsupportedVersion             specversion is not 1.0
     │   │   ├── DataError                      the data does not fit its content type or the handler's type
     │   │   └── BindingError                   a message holds no event that can be read at all
-    │   └── DeliveryError                      raised by ``result.raise_for_outcome()``
+    │   ├── DeliveryError                      raised by ``result.raise_for_outcome()``
+    │   └── StageError                         a processing stage failed; its cause is what went wrong
     └── Refusal                                raised by a handler to choose the answer
         ├── Reject                             4xx: never send this event again
         └── Retry                              503 or alike: send it again
@@ -16,7 +17,7 @@ Wrong use of the API is a plain ``TypeError`` or ``ValueError``. Nothing here kn
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from cloudevents_kit._arguments import check_count, check_kind, check_not_negative
 
@@ -86,6 +87,43 @@ class DeliveryError(CloudEventsError):
         """Carry ``result``; ``text`` tells it in one line."""
         self.result = result
         super().__init__(text)
+
+
+class StageError(CloudEventsError):
+    """A processing stage failed while it had an event; ``__cause__`` is the exception that says why.
+
+    A stage makes a new one each time, and never touches the cause. The text names the stages, not the event's data.
+    """
+
+    def __init__(
+        self,
+        path: tuple[str, ...],
+        key: tuple[str, str],
+        *,
+        elapsed: float,
+        kind: Literal["failed", "timeout", "exhausted"] = "failed",
+        attempts: int = 1,
+    ) -> None:
+        """Say which stage failed, with what event, and how.
+
+        Args:
+            path: names of the stages, outermost first; the last one failed.
+            key: (source, id) of the event.
+            elapsed: seconds that the failed stage had spent on it.
+            kind: ``timeout`` for a time limit of the stage, ``exhausted`` for one that gave up repeating.
+            attempts: how often the stage had tried.
+        """
+        self.path = path
+        self.key = key
+        self.elapsed = elapsed
+        self.kind = kind
+        self.attempts = attempts
+        tries = f" and {attempts} attempts" if attempts > 1 else ""
+        super().__init__(f"stage {' > '.join(path)}: {kind} after {elapsed:.3f} s{tries}")
+
+    def within(self, name: str) -> StageError:
+        """Return the same error as it looks from the stage ``name`` around it. Raise it from this one's cause."""
+        return StageError((name, *self.path), self.key, elapsed=self.elapsed, kind=self.kind, attempts=self.attempts)
 
 
 class Refusal(_Portable):

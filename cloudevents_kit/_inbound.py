@@ -80,7 +80,7 @@ class Inbound:
         for resource in resources:
             check_methods("resources", resource, "async context managers", "__aenter__", "__aexit__")
         self.limits = limits
-        self.lifecycle = Lifecycle((*resources, *stages, handler))
+        self.lifecycle = Lifecycle((*stages, handler), resources)
         self.counts: Counter[str] = Counter()
         self.in_flight = 0
         self.stopping = False

@@ -1,19 +1,58 @@
-"""Opens a receiver's parts in order and closes them in reverse, whatever fails on the way."""
+"""Opens the parts of a chain and closes them in reverse, whatever fails on the way.
+
+A chain is walked by what its links tell: a wrapped handler has ``stage`` and ``call_next`` (or, by a decorator, what
+it has wrapped), and whatever else hands events on has ``branches``, which maps names to them. Sinks are left alone:
+whoever made one opens it. Knows nothing else of handlers and stages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 
-class Lifecycle:
-    """The parts among ``things`` that are async context managers."""
+def links(thing: object) -> Mapping[str, object]:
+    """Return what ``thing`` hands events to, by name: nothing for the end of a chain."""
+    if hasattr(thing, "stage") and hasattr(thing, "call_next"):
+        return {"stage": thing.stage, "call_next": thing.call_next}
+    if hasattr(thing, "__wrapped__"):
+        return {"handler": thing.__wrapped__}
+    found: Any = getattr(thing, "branches", None)
+    return found if isinstance(found, Mapping) else {}
 
-    def __init__(self, things: Iterable[object]) -> None:
-        """Remember the parts in the order in which they are to be opened."""
-        self._parts = [thing for thing in things if isinstance(thing, AbstractAsyncContextManager)]
+
+def walk(*things: object) -> Iterator[object]:
+    """Yield everything that events reach through ``things``, each once, and never before what it was reached from."""
+    seen: set[int] = set()
+    waiting = list(reversed(things))
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) not in seen:
+            seen.add(id(thing))
+            yield thing
+            waiting.extend(reversed([*links(thing).values()]))
+
+
+class Lifecycle:
+    """The parts of a chain that are async context managers.
+
+    What an event reaches last is opened first and closed last, so that a stage that still holds events when it is
+    closed can hand them on. ``resources``, which any of them may use, are opened before and closed after all.
+    """
+
+    def __init__(self, chain: Iterable[object], resources: Iterable[object] = ()) -> None:
+        """Take ``chain``, outermost part first."""
+        parts = [*resources, *reversed([part for part in walk(*chain) if not hasattr(part, "send")])]
+        self._parts = [part for part in parts if isinstance(part, AbstractAsyncContextManager)]
         self._open: list[AbstractAsyncContextManager[Any]] = []
+
+    def drain(self) -> None:
+        """Tell every open part that has ``drain`` that nothing more will come: what it holds must not wait."""
+        for part in self._open:
+            drain = getattr(part, "drain", None)
+            if drain is not None:
+                drain()
 
     async def open(self) -> None:
         """Enter every part; if one fails, leave those entered before it. Raises ExceptionGroup."""

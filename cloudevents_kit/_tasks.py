@@ -3,11 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Tasks:
+    """Background tasks with an owner: held, their errors reported, ended with `close`."""
+
+    def __init__(self, report: Callable[[Exception], None]) -> None:
+        """Call ``report`` with what a task raises."""
+        self._report = report
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Return the number of tasks that run."""
+        return len(self._running)
+
+    def start(self, work: Coroutine[Any, Any, object], context: Context | None = None) -> asyncio.Task[None]:
+        """Run ``work`` in a task of its own."""
+        task = asyncio.get_running_loop().create_task(self._guarded(work), context=context)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - reported
+            self._report(error)
+
+    async def close(self, grace: float = 0.0) -> int:
+        """Wait up to ``grace`` seconds for what runs, cancel the rest, await it; return how many were cancelled."""
+        if self._running and grace:
+            await asyncio.wait(self._running, timeout=grace)
+        left = [*self._running]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return len(left)
 
 
 async def run_bounded(

@@ -48,8 +48,9 @@ class Receiver:
         idle_timeout: for the next request on a kept-alive connection, headers included.
         drain_delay: between readiness turning red and the listener closing, for load balancers to notice.
         grace: for requests in flight when stopping; then they are cancelled and answered 503.
-        resources: async context managers, opened at start and closed in reverse at stop; so are stages and handler
-            that are some themselves.
+        resources: async context managers, opened at start and closed at stop; so are handler and stages that are some
+            themselves, and whatever these hand events to, but for sinks. What an event reaches last is opened first and
+            closed last; resources are opened before and closed after all.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Receiver:
         """Stop without losing an event; return the number of requests that were cut off, and so will be sent again.
 
         Readiness turns red, ``drain_delay`` passes, the listener closes, requests in flight have ``grace`` to end,
-        the rest is cancelled and answered 503, and stages and resources are closed in reverse. Harmless when stopped.
+        the rest is cancelled and answered 503, and stages, handler and resources are closed. Harmless when stopped.
         ``grace``, if given, takes the place of the receiver's own, and there is no ``drain_delay``.
         """
         async with self._changing:
@@ -162,6 +163,7 @@ class Receiver:
                 if self._drain_delay and grace is None:
                     await self._inbound.pause(self._drain_delay)
                 await self._site.stop()
+                self._inbound.lifecycle.drain()
                 cut = await self._drain(self._grace if grace is None else grace)
             finally:
                 await self._close()

@@ -15,9 +15,10 @@ parameter makes the router decode the data into its annotated type.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints, is_typeddict
 
 from cloudevents_kit._arguments import check_callable, check_choice, check_kind
@@ -106,6 +107,7 @@ class Router:
         self.unhandled_count = 0
         self._policy = unhandled
         self._routes: dict[Pattern, Handler] = {}
+        self._functions: dict[str, Callable[..., Any]] = {} if default is None else {"default": default}
         self._ordered: list[tuple[Pattern, Handler]] = []
         self._found: dict[str, Handler] = {}
         self._default: Handler = self._unwanted if default is None else bind(default)
@@ -145,8 +147,14 @@ class Router:
                 raise ValueError(f"{pattern}: there is a handler for this pattern already")
             added[pattern] = bind(function)
         self._routes = added
+        self._functions.update((str(pattern), function) for pattern, function in routes)
         self._ordered = sorted(added.items(), key=lambda route: route[0].rank)
         self._found.clear()
+
+    @property
+    def branches(self) -> Mapping[str, Callable[..., Any]]:
+        """The registered functions by pattern, and the default."""
+        return MappingProxyType(self._functions)
 
     def __call__(self, event: Event) -> Any:
         """Hand ``event`` to its handler."""

@@ -49,7 +49,7 @@ MEMBERS = {
         "attempts", "chance", "deadline", "factor", "initial", "jitter", "max_delay", "max_retry_after", "none",
         "retry_possibly_delivered", "retryable", "seed", "statuses",
     },
-    "Router": {"include", "is_async_handler", "on"},
+    "Router": {"branches", "include", "is_async_handler", "on"},
     "Sender": {"close", "request", "send", "send_all", "send_batch"},
     "HandlerSink": {"send"},
 }  # fmt: skip

@@ -153,7 +153,7 @@ async def test_a_stop_refuses_new_connections_and_answers_what_is_in_flight_befo
     assert [answer.status for answer in answers] == [204] * 5
     assert [answer.header("connection") for answer in answers] == ["close"] * 5
     assert gate.ended == ["done"] * 5
-    assert diary[-2:] == ["close b", "close a"]
+    assert diary[-2:] == ["close a", "close b"]
     assert diary.count("a out") == diary.count("b out") == 5
 
 
@@ -257,8 +257,8 @@ async def test_a_stop_that_is_cancelled_closes_everything_all_the_same(options: 
 # ------------------------------------------------------------------------------------------------- parts, K-O6
 
 
-async def test_parts_open_in_order_and_close_in_reverse() -> None:
-    """K-O6: resources, then stages, then the handler; each is open while events are handled."""
+async def test_what_an_event_reaches_last_opens_first_and_closes_last() -> None:
+    """K-O6: resources, then the handler, then the stages around it; each is open while events are handled."""
     diary: list[str] = []
     receiver = Receiver(
         HandlerPart("handler", diary),
@@ -270,9 +270,9 @@ async def test_parts_open_in_order_and_close_in_reverse() -> None:
     async with receiver:
         await ask(receiver.port, binary())
     assert diary == [
-        *("open pool", "open stage a", "open stage b", "open handler"),
+        *("open pool", "open handler", "open stage b", "open stage a"),
         *("stage a in", "stage b in", "handler runs", "stage b out", "stage a out"),
-        *("close handler", "close stage b", "close stage a", "close pool"),
+        *("close stage a", "close stage b", "close handler", "close pool"),
     ]
 
 
@@ -310,7 +310,7 @@ async def test_parts_that_do_not_close_keep_no_other_from_closing_and_all_errors
     with pytest.raises(ExceptionGroup, match="parts of the receiver did not stop cleanly") as raised:
         await receiver.stop()
     assert [str(error) for error in raised.value.exceptions] == ["1", "2"]
-    assert diary[-3:] == ["close handler", "close stage", "close pool"]
+    assert diary[-3:] == ["close stage", "close handler", "close pool"]
     assert await refuses(port)
     assert await receiver.stop() == 0
 

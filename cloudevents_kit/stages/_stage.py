@@ -1,0 +1,164 @@
+"""What every stage of this package is: a middleware with a name that tells what goes wrong in it.
+
+A stage that hands events to others has ``branches``; one with tasks of its own is an async context manager, opened and
+closed with the chain it is part of (see `running`). Knows nothing of what single stages do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from time import perf_counter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from cloudevents_kit._arguments import check_kind
+from cloudevents_kit._contract import Handler, Outcome
+from cloudevents_kit._errors import Refusal, StageError
+from cloudevents_kit._event import Event
+from cloudevents_kit._lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+#: How an event left a stage, what lies further in included.
+Ending = Literal["done", "refused", "failed", "cancelled"]
+
+_fate: ContextVar[list[str] | None] = ContextVar("cloudevents_kit.fate", default=None)
+
+
+class Hook(Protocol):
+    """Learns of every event that leaves a stage; see `observe`."""
+
+    def __call__(self, stage: Stage, event: Event, ending: Ending, seconds: float, /) -> None:
+        """``seconds`` is the time from entering ``stage`` to leaving it, what lies further in included."""
+        ...
+
+
+class Stage:
+    """A named middleware. Subclasses do their work in `run`, or in what `bind` returns."""
+
+    kind: ClassVar[str] = "stage"
+    """Name of the function that makes such a stage."""
+    is_async_handler = True
+    hook: Hook | None = None
+
+    def __init__(self, name: str | None = None) -> None:
+        """Take ``name``, or that of the kind."""
+        if name is not None:
+            check_kind("name", name, str, "a str, short, for people and metrics")
+        self.name = name or self.kind
+        self.counts: Counter[str] = Counter()
+        """What this stage did with events, by name. Events that just pass are not counted."""
+
+    @property
+    def branches(self) -> Mapping[str, object]:
+        """The handlers, sinks and stages inside this one, by name."""
+        return _NOTHING
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """The settings, for `describe`: plain values only."""
+        return _NOTHING
+
+    async def run(self, event: Event, call_next: Handler) -> Outcome:
+        """Do the stage's work with ``event``."""
+        raise NotImplementedError
+
+    def bind(self, call_next: Handler) -> Handler:
+        """Return what does the stage's work; called once per chain."""
+        run = self.run
+        return lambda event: run(event, call_next)
+
+    def __call__(self, event: Event, call_next: Handler) -> Awaitable[Outcome]:
+        """Work as a middleware."""
+        return self.compose(call_next)(event)
+
+    def compose(self, call_next: Handler) -> Handler:
+        """Return the handler that is this stage around ``call_next``: its work, named and observed."""
+        work = self.bind(call_next)
+
+        async def staged(event: Event) -> Outcome:
+            if self.hook is not None:
+                return await self.observed(self.hook, work, event)
+            try:
+                return await work(event)
+            except StageError as error:
+                raise error.within(self.name) from error.__cause__
+
+        return staged
+
+    async def observed(self, hook: Hook, work: Handler, event: Event) -> Outcome:
+        """Do ``work`` and tell ``hook`` how it ended."""
+        ending: Ending = "cancelled"
+        began = perf_counter()
+        try:
+            outcome = await work(event)
+            ending = "done"
+        except StageError as error:
+            ending = "refused" if isinstance(error.__cause__, Refusal) else "failed"
+            raise error.within(self.name) from error.__cause__
+        except Exception as error:
+            ending = "refused" if isinstance(error, Refusal) else "failed"
+            raise
+        finally:
+            hook(self, event, ending, perf_counter() - began)
+        return outcome
+
+    def note(self, what: str) -> None:
+        """Count ``what`` this stage did with the current event, as the event's fate."""
+        self.counts[what] += 1
+        fate = _fate.get()
+        if fate is not None:
+            fate.append(what)
+
+    def failure(
+        self,
+        error: BaseException,
+        event: Event,
+        began: float,
+        *,
+        kind: Literal["failed", "timeout", "exhausted"] = "failed",
+        attempts: int = 1,
+    ) -> StageError:
+        """Return the error to raise from ``cause_of(error)``; the name of this stage is added on its way out.
+
+        ``began`` is the `time.perf_counter` at which the stage got the event.
+        """
+        path = error.path if isinstance(error, StageError) else ()
+        return StageError(path, event.key, elapsed=perf_counter() - began, kind=kind, attempts=attempts)
+
+    def __repr__(self) -> str:
+        """Name the stage."""
+        return f"<{self.kind} {self.name!r}>" if self.name != self.kind else f"<{self.kind}>"
+
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what is behind ``error``: a `StageError` only says where it happened."""
+    return error.__cause__ if isinstance(error, StageError) and error.__cause__ is not None else error
+
+
+def name_of_function(function: object, kind: str) -> str:
+    """Return the name of ``function`` for its stage, or ``kind`` if it has none that says anything."""
+    name = getattr(function, "__name__", None) or type(function).__name__
+    return kind if name in {"<lambda>", "partial"} else str(name)
+
+
+@asynccontextmanager
+async def running(*chain: object) -> AsyncIterator[None]:
+    """Open handlers and stages that are used without a receiver, and close them in the end.
+
+    What an event reaches last is opened first and closed last. Raises ExceptionGroup if a part fails to open or close.
+    """
+    lifecycle = Lifecycle(chain)
+    await lifecycle.open()
+    try:
+        yield
+    finally:
+        lifecycle.drain()
+        await lifecycle.close()
