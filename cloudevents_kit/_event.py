@@ -44,6 +44,9 @@ class _Unset:
     def __repr__(self) -> str:
         return "..."
 
+    def __reduce__(self) -> str:
+        return "_UNSET"  # a copy is the same object
+
 
 _UNSET: Final = _Unset()
 _new = object.__new__
@@ -76,11 +79,12 @@ class Event:
         EventError: an attribute or the data breaks a rule of the specification; the message names it.
     """
 
-    __slots__ = ("_attributes", "_form", "_raw")
+    __slots__ = ("_attributes", "_form", "_raw", "_seen")
 
     _attributes: dict[str, Value]
     _raw: bytes
     _form: int
+    _seen: Any  # what `_peek` has read, or _UNSET
 
     def __init__(
         self,
@@ -118,7 +122,7 @@ class Event:
             attributes = {check_name(name): check_value(name, value) for name, value in attributes.items()}
             check_known_extensions(attributes, built)
         self._attributes = check_attributes(attributes)
-        self._raw, self._form = b"", _payload.ABSENT
+        self._raw, self._form, self._seen = b"", _payload.ABSENT, _UNSET
         if data is not _UNSET:
             self._raw, self._form = _payload.write(data, attributes.get("datacontenttype"))  # type: ignore[arg-type]
             if self._form == _payload.JSON and "datacontenttype" not in attributes:
@@ -131,6 +135,7 @@ class Event:
         event._attributes = attributes
         event._raw = raw
         event._form = form
+        event._seen = _UNSET
         return event
 
     @classmethod
@@ -260,6 +265,12 @@ class Event:
         with _Blame(self):
             return _payload.read(self._raw, self._form, self.datacontenttype) if self._form else None
 
+    def _peek(self) -> Any:
+        """Return `data`, decoded once for all who only look at it: nobody may change what is in it."""
+        if self._seen is _UNSET:
+            self._seen = self.data
+        return self._seen
+
     def as_type(self, kind: builtins.type[T]) -> T:
         """Return the data as ``kind``: a dataclass, TypedDict, msgspec Struct, pydantic model or any type of those.
 
@@ -280,12 +291,26 @@ class Event:
         The data stays byte for byte unless it is given. Raises EventError.
         """
         data = changes.pop("data", _UNSET)
-        event = Event.__new__(type(self))
+        event = _new(type(self))
+        if data is _UNSET and CORE_NAMES.isdisjoint(changes):
+            event._extend(self, changes)
+            return event
         event._fill({**self._attributes, **changes}, data, changes.keys())
         if data is _UNSET and self._form != _payload.ABSENT:
             same = event.datacontenttype == self.datacontenttype
             event._raw, event._form = self._raw, self._form if same else _payload.BODY
         return event
+
+    def _extend(self, base: Event, changes: dict[str, object]) -> None:
+        """Become ``base`` with other extensions; everything else was checked when ``base`` was made."""
+        attributes = base._attributes.copy()
+        for name, value in changes.items():
+            if value is None:
+                attributes.pop(name, None)
+            else:
+                attributes[check_name(name)] = check_value(name, value)
+        check_known_extensions(attributes, changes.keys())
+        self._attributes, self._raw, self._form, self._seen = attributes, base._raw, base._form, base._seen
 
     def reply(self, /, *, type: str, source: str, data: Any = _UNSET, **attributes: Any) -> Event:
         """Return a new event caused by this one: same correlationid (or this id), causationid = this id."""

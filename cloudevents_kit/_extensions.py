@@ -65,6 +65,7 @@ _RULES: dict[str, tuple[Callable[[Value], bool], str, str]] = {
 _NEEDS = {"severitytext": "severitynumber", "authid": "authtype", "authclaims": "authtype", "tracestate": "traceparent"}
 
 _PERIOD = frozenset({"deprecationfrom", "deprecationsunset"})  # compared with one another
+_KNOWN = frozenset({*_RULES, *_NEEDS})
 
 
 def check_known_extensions(attributes: Mapping[str, Value], built: AbstractSet[str]) -> None:
@@ -72,6 +73,8 @@ def check_known_extensions(attributes: Mapping[str, Value], built: AbstractSet[s
 
     Raises EventError for the first that breaks its rule.
     """
+    if _KNOWN.isdisjoint(built):
+        return
     if not built.isdisjoint(_PERIOD):
         built = built | _PERIOD
     for name, value in attributes.items():

@@ -94,6 +94,16 @@ def test_an_event_survives_copying_and_pickling(event: Event, duplicate: Callabl
     assert _json.encode(again) == _json.encode(event)
 
 
+@pytest.mark.parametrize("duplicate", COPIES, ids=[str(number) for number in range(len(COPIES))])
+def test_what_was_seen_of_the_data_survives_copying(duplicate: Callable[[Any], Any]) -> None:
+    event = new(data={"a": [1]})
+    assert duplicate(event)._peek() == {"a": [1]}
+    assert event._peek() is event._peek()
+    assert duplicate(event)._peek() == {"a": [1]}
+    assert event.evolve(tier="gold")._peek() is event._peek()
+    assert event.evolve(data=None)._peek() is None
+
+
 def test_a_subclass_stays_one_when_it_is_copied_and_changed() -> None:
     class Order(Event):
         __slots__ = ()

@@ -9,6 +9,7 @@ says where.
 """
 
 from cloudevents_kit._errors import StageError
+from cloudevents_kit._paths import field
 from cloudevents_kit.stages._adapt import Branch, chain, stage
 from cloudevents_kit.stages._functions import enrich, keep_if, tap, transform, validate
 from cloudevents_kit.stages._stage import Ending, Hook, Stage, running
@@ -21,6 +22,7 @@ __all__ = [
     "StageError",
     "chain",
     "enrich",
+    "field",
     "keep_if",
     "running",
     "stage",
