@@ -74,10 +74,10 @@ def check_methods(name: str, value: object, wanted: str, *methods: str) -> None:
         raise TypeError(f"{name}: must be {wanted}, not {type(value).__name__} (it needs {', '.join(methods)})")
 
 
-def check_path(value: object) -> None:
+def check_path(value: object, name: str = "path") -> None:
     """Take the path of a URL, on which a server listens."""
-    check_kind("path", value, str, 'a str such as "/events"')
+    check_kind(name, value, str, 'a str such as "/events"')
     if not str(value).startswith("/"):
-        raise ValueError(f"path: must begin with /, not {value!r}")
+        raise ValueError(f"{name}: must begin with /, not {value!r}")
     if "?" in str(value) or "#" in str(value):
-        raise ValueError(f"path: must be a path alone, not {value!r} (requests match whatever their query is)")
+        raise ValueError(f"{name}: must be a path alone, not {value!r} (requests match whatever their query is)")

@@ -92,7 +92,10 @@ def wrap(handler: Handler, *stages: Middleware) -> Handler:
 
 def _bind(stage: Middleware, call_next: Handler) -> Handler:
     _check_takes("stage", stage, 2, "the event and call_next")
-    bound: Any = _compose(stage, call_next)
+    composed = _compose(stage, call_next)
+    if composed is call_next:
+        return composed  # the stage does nothing, and what is not its own is not to be marked
+    bound: Any = composed
     bound.stage, bound.call_next = stage, call_next  # for whoever walks the chain: see `_lifecycle`
     bound.is_async_handler = True
     return bound  # type: ignore[no-any-return]
@@ -180,14 +183,15 @@ async def settle_each(
             _current.set((event, headers))
             try:
                 outcome = await handler(event)
-                results.append(DONE if outcome is None else _accepted(outcome, event))
+                results.append(DONE if outcome is None else acknowledge(outcome, event))
             except Exception as error:  # noqa: BLE001 - this is the place where exceptions become outcomes
                 results.append(_failure(error, event))
     finally:
         _current.set(outer)  # a caller in the same task may be handling an event of its own
 
 
-def _accepted(outcome: object, event: Event) -> Result:
+def acknowledge(outcome: object, event: Event) -> Result:
+    """Return the Ack for what a handler returned. Raises TypeError or ValueError if it is no outcome."""
     if outcome is ACCEPTED:
         return _STORED
     if not isinstance(outcome, Event):
@@ -252,18 +256,23 @@ def forward(sink: Sink) -> Handler:
     check_methods("sink", sink, "a Sink", "send")
 
     async def forwarder(event: Event) -> Outcome:
-        match await sink.send(event):
-            case Ack(status=202):
-                return ACCEPTED
-            case Ack(reply=reply):
-                return reply
-            case Nack(reason=reason, status=status, retryable=retryable, retry_after=after):
-                raise Refusal(reason, status, retryable=retryable, after=after)
-            case _:
-                raise Refusal("the next hop could not be reached", 502, retryable=True)
+        return outcome_of(await sink.send(event))
 
     forwarder.branches = {"sink": sink}  # type: ignore[attr-defined]  # see `_lifecycle`
     return forwarder
+
+
+def outcome_of(result: Result) -> Outcome:
+    """Return or raise, as a handler does, what ``result`` says; the inverse of `settle`."""
+    match result:
+        case Ack(status=202):
+            return ACCEPTED
+        case Ack(reply=reply):
+            return reply
+        case Nack(reason=reason, status=status, retryable=retryable, retry_after=after):
+            raise Refusal(reason, status, retryable=retryable, after=after)
+        case _:
+            raise Refusal("the next hop could not be reached", 502, retryable=True)
 
 
 class HandlerSink:

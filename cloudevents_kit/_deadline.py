@@ -9,13 +9,24 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 _Task = asyncio.Task[Any]
+T = TypeVar("T")
+
+
+class Expired(TimeoutError):
+    """Raised where a use of ``deadlines`` is over, ``elapsed`` seconds after it began."""
+
+    def __init__(self, deadlines: Deadlines, elapsed: float) -> None:
+        """Tell whose limit it was: whoever set one must not take another's for his own."""
+        super().__init__()
+        self.deadlines = deadlines
+        self.elapsed = elapsed
 
 
 class Deadlines:
-    """Limits the time that a task spends inside ``with deadlines:`` to ``seconds``, then raises TimeoutError there.
+    """Limits the time that a task spends inside ``with deadlines:`` to ``seconds``, then raises `Expired` there.
 
     One object serves any number of tasks. A use inside another of the same task began later, so the outer limit is the
     one that counts.
@@ -28,10 +39,10 @@ class Deadlines:
         self.seconds = seconds
         # By task: when its time is over, and how often it was asked to cancel before it came here.
         self._running: dict[_Task, tuple[float, int]] = {}
-        self._expired: dict[_Task, int] = {}
+        self._expired: dict[_Task, tuple[float, int]] = {}
         self._nested: dict[_Task, int] = {}
         self._shortened: dict[_Task, asyncio.TimerHandle] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that of the timer
 
     def __enter__(self) -> None:
@@ -45,11 +56,11 @@ class Deadlines:
         due = loop.time() + self.seconds
         self._running[task] = (due, task.cancelling())
         if self._timer is None or self._loop is not loop:  # a loop that is gone never calls
-            self._timer = loop.call_at(due, self._sweep, loop)
+            self._timer = loop.call_at(due, self._ring, loop)
             self._loop = loop
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Turn the cancellation that this deadline caused into TimeoutError; let every other one pass."""
+        """Turn the cancellation that this deadline caused into `Expired`; let every other one pass."""
         task: Any = asyncio.current_task()
         if self._nested and task in self._nested:
             self._leave_nested(task)
@@ -57,12 +68,12 @@ class Deadlines:
         if self._shortened and (timer := self._shortened.pop(task, None)) is not None:
             timer.cancel()
         if self._running.pop(task, None) is None:
-            before = self._expired.pop(task)
+            due, before = self._expired.pop(task)
             if task.uncancel() <= before and kind is asyncio.CancelledError:
-                raise TimeoutError from error
+                raise Expired(self, task.get_loop().time() - due + self.seconds) from error
 
     @types.coroutine
-    def limit(self, coroutine: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+    def limit(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
         """Await ``coroutine`` as ``with deadlines:`` would; one that ends without ever waiting needs no timer."""
         try:
             waits_for = coroutine.send(None)
@@ -74,8 +85,8 @@ class Deadlines:
                         waits_for = coroutine.throw(error)
                     else:
                         waits_for = coroutine.send(sent)
-        except StopIteration:
-            pass
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
     def shorten(self, seconds: float) -> None:
         """Let the current task's use end ``seconds`` from now, if that is sooner."""
@@ -107,8 +118,12 @@ class Deadlines:
     def _expire(self, task: _Task, use: tuple[float, int]) -> None:
         if self._running.get(task) is use:
             del self._running[task]
-            self._expired[task] = use[1]
+            self._expired[task] = use
             task.cancel()
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let first go on who got in this very turn of the loop what they waited for: that was in time."""
+        self._timer = loop.call_soon(self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
@@ -116,6 +131,6 @@ class Deadlines:
         while self._running:
             task, use = next(iter(self._running.items()))
             if use[0] > now:
-                self._timer = loop.call_at(use[0], self._sweep, loop)
+                self._timer = loop.call_at(use[0], self._ring, loop)
                 return
             self._expire(task, use)

@@ -7,7 +7,9 @@
     │   │   ├── DataError                      the data does not fit its content type or the handler's type
     │   │   └── BindingError                   a message holds no event that can be read at all
     │   ├── DeliveryError                      raised by ``result.raise_for_outcome()``
-    │   └── StageError                         a processing stage failed; its cause is what went wrong
+    │   ├── StageError                         a processing stage failed; its cause is what went wrong
+    │   ├── cesql.ParseError (also ValueError)     a text is no CloudEvents SQL
+    │   └── filters.FilterError (also ValueError)  a subscription filter breaks a rule
     └── Refusal                                raised by a handler to choose the answer
         ├── Reject                             4xx: never send this event again
         └── Retry                              503 or alike: send it again

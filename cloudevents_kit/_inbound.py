@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
+from types import MappingProxyType
 from typing import Any, Final
 
-from cloudevents_kit import _answer, _http
+from cloudevents_kit import _answer, _endpoints, _http
 from cloudevents_kit._answer import Answer
 from cloudevents_kit._arguments import check_count, check_kind, check_methods, check_positive
 from cloudevents_kit._contract import (
@@ -27,6 +28,7 @@ from cloudevents_kit._contract import (
     wrap,
 )
 from cloudevents_kit._deadline import Deadlines
+from cloudevents_kit._endpoints import PROBES, Endpoints
 from cloudevents_kit._errors import BindingError, EventError
 from cloudevents_kit._event import Event
 from cloudevents_kit._lifecycle import Lifecycle
@@ -47,6 +49,8 @@ class Limits:
     """Larger bodies, inflated or not, are answered 413."""
     max_batch: int = 1000
     """Events in a batch; more are answered 413. 0: no batches, which are answered 415."""
+    batch_concurrency: int = 1
+    """Events of one batch handled at once."""
     max_in_flight: int = 1000
     """Requests handled at once; more are answered 503 with Retry-After before their body is read."""
     body_timeout: float = 10.0
@@ -57,8 +61,8 @@ class Limits:
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for a limit that is not above 0, where 0 means nothing."""
         for name in self.__slots__:
-            if name == "max_batch":
-                check_count(name, self.max_batch, least=0)
+            if "batch" in name:
+                check_count(name, getattr(self, name), least=0 if name == "max_batch" else 1)
                 continue
             check_positive(name, getattr(self, name))
             if name.startswith("max_"):
@@ -74,12 +78,14 @@ class Inbound:
         stages: tuple[Middleware, ...],
         limits: Limits,
         resources: Sequence[AbstractAsyncContextManager[Any]] = (),
+        endpoints: Endpoints = MappingProxyType({}),
     ) -> None:
         """Compose the chain; it stays as it is from now on. Raises TypeError naming the argument that is wrong."""
         check_kind("resources", resources, (tuple, list), "a tuple of async context managers")
         for resource in resources:
             check_methods("resources", resource, "async context managers", "__aenter__", "__aexit__")
         self.limits = limits
+        self.endpoints = endpoints
         self.lifecycle = Lifecycle((*stages, handler), resources)
         self.counts: Counter[str] = Counter()
         self.in_flight = 0
@@ -90,12 +96,18 @@ class Inbound:
         self._idle: asyncio.Event | None = None
         self._hurry = asyncio.Event()
 
-    def probe(self, method: str, path: str, *, ready: bool) -> Answer | None:
-        """Answer the health and readiness probes; None for any other path."""
-        if path not in {"/healthz", "/readyz"}:
+    async def probe(self, method: str, path: str, *, ready: bool, query: str = "") -> Answer | None:
+        """Answer the health and readiness probes, and what ``endpoints`` has; None for any other path.
+
+        ``query`` is what follows the question mark, as it came.
+        """
+        if path not in PROBES and path not in self.endpoints:
             return None
         if method not in {"GET", "HEAD"}:
-            return _answer.problem(405, "probes are read with GET", headers=ALLOW_PROBE)
+            return _answer.problem(405, "this path is read with GET", headers=ALLOW_PROBE)
+        if path in self.endpoints:
+            answer = await _endpoints.read(self.endpoints[path], query, self.limits.handler_timeout)
+            return answer._replace(body=b"") if method == "HEAD" else answer
         if path == "/readyz" and not (ready and not self.stopping):
             return _answer.problem(503, "not ready")
         return Answer(200, {"Content-Type": "text/plain"}, b"" if method == "HEAD" else b"ok\n")
@@ -212,6 +224,8 @@ class Inbound:
 
     async def _settle(self, events: list[Event], headers: _http.Headers) -> list[Result]:
         """Handle ``events`` one after the other, within one time limit; those it cuts off are to be sent again."""
+        if len(events) > 1 and self.limits.batch_concurrency > 1:
+            return await self._settle_at_once(events, headers)
         results: list[Result] = []
         cut: Nack | None = None
         timely = events if len(events) == 1 else takewhile(self._handling.in_time, events)
@@ -222,10 +236,41 @@ class Inbound:
         except asyncio.CancelledError as error:
             cut = _stray(error)
         if len(results) < len(events):
-            if cut is None:
-                cut = _STOPPING if self.stopping else _OUT_OF_TIME
-            log.warning("%d events cut off: %s", len(events) - len(results), cut.reason)
-            results += [cut] * (len(events) - len(results))
+            results += [self._cut(len(events) - len(results), cut)] * (len(events) - len(results))
+        return self._counted(results)
+
+    async def _settle_at_once(self, events: list[Event], headers: _http.Headers) -> list[Result]:
+        """Do what `_settle` does with several events at a time, which begin in their order."""
+        settled: list[list[Result]] = [[] for _ in events]
+        waiting = zip(events, settled, strict=True)
+
+        async def settle_some() -> None:
+            task: Any = asyncio.current_task()
+            for event, result in takewhile(lambda _: not task.cancelling(), waiting):  # a handler may end all the same
+                try:
+                    await settle_each(self._handler, (event,), result, headers)
+                except asyncio.CancelledError as error:
+                    result.append(_stray(error))
+
+        async def settle_all() -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.limits.batch_concurrency, len(events))):
+                    group.create_task(settle_some())
+
+        with suppress(TimeoutError):
+            await self._handling.limit(settle_all())
+        left = settled.count([])
+        cut = self._cut(left, None) if left else DONE
+        return self._counted([result[0] if result else cut for result in settled])
+
+    def _cut(self, left: int, why: Nack | None) -> Nack:
+        """Return the result of the events that are ``left``."""
+        if why is None:
+            why = _STOPPING if self.stopping else _OUT_OF_TIME
+        log.warning("%d events cut off: %s", left, why.reason)
+        return why
+
+    def _counted(self, results: list[Result]) -> list[Result]:
         done = results.count(DONE)
         self.counts["ack"] += done
         if done < len(results):

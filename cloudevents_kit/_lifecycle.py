@@ -2,7 +2,8 @@
 
 A chain is walked by what its links tell: a wrapped handler has ``stage`` and ``call_next`` (or, by a decorator, what
 it has wrapped), and whatever else hands events on has ``branches``, which maps names to them. Sinks are left alone:
-whoever made one opens it. Knows nothing else of handlers and stages.
+whoever made one opens it; so is what lies behind a thing with ``opens_branches``, which does that itself. Knows
+nothing else of handlers and stages.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ def links(thing: object) -> Mapping[str, object]:
     return found if isinstance(found, Mapping) else {}
 
 
-def walk(*things: object) -> Iterator[object]:
-    """Yield everything that events reach through ``things``, each once, and never before what it was reached from."""
+def walk(*things: object, owned: bool = True) -> Iterator[object]:
+    """Yield everything that events reach through ``things``, each once, and never before what it was reached from.
+
+    Without ``owned``, what lies behind a thing that ``opens_branches`` is left out.
+    """
     seen: set[int] = set()
     waiting = list(reversed(things))
     while waiting:
@@ -31,7 +35,14 @@ def walk(*things: object) -> Iterator[object]:
         if id(thing) not in seen:
             seen.add(id(thing))
             yield thing
-            waiting.extend(reversed([*links(thing).values()]))
+            if owned or not getattr(thing, "opens_branches", False):
+                waiting.extend(reversed([*links(thing).values()]))
+
+
+def parts_of(*chain: object) -> list[AbstractAsyncContextManager[Any]]:
+    """Return what is to be opened for ``chain``, in that order: what an event reaches last comes first."""
+    found = [part for part in walk(*chain, owned=False) if isinstance(part, AbstractAsyncContextManager)]
+    return [part for part in reversed(found) if not hasattr(part, "send")]
 
 
 class Lifecycle:
@@ -43,8 +54,8 @@ class Lifecycle:
 
     def __init__(self, chain: Iterable[object], resources: Iterable[object] = ()) -> None:
         """Take ``chain``, outermost part first."""
-        parts = [*resources, *reversed([part for part in walk(*chain) if not hasattr(part, "send")])]
-        self._parts = [part for part in parts if isinstance(part, AbstractAsyncContextManager)]
+        self._parts = [part for part in resources if isinstance(part, AbstractAsyncContextManager)]
+        self._parts += parts_of(*chain)
         self._open: list[AbstractAsyncContextManager[Any]] = []
 
     def drain(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ class _Missing:
 MISSING: Final[Any] = _Missing()
 
 _MOST_STEPS = 32
+_index = re.compile("0|[1-9][0-9]{0,8}").fullmatch
 _step = re.compile(r'\.([^.\[\]"]+)|\[(\d{1,9})\]|\["((?:[^"\\]|\\.)*)"\]')
 
 
@@ -74,13 +76,40 @@ def _data_reader(steps: tuple[str | int, ...]) -> Callable[[Event], Any]:
         for step in steps:
             if type(value) is dict:
                 value = value.get(step, MISSING) if type(step) is str else MISSING
-            elif type(value) is list and type(step) is int and step < len(value):
-                value = value[step]
+            elif type(value) is list and (at := _index_of(step)) < len(value):
+                value = value[at]
             else:
                 return MISSING
         return value
 
-    return read
+    match steps:
+        case (str(name),):
+            return _quick_reader(lambda event: event._seen[name], read)
+        case (str(outer), str(inner)):
+            return _quick_reader(lambda event: event._seen[outer][inner], read)
+        case _:
+            return read
+
+
+def _quick_reader(quick: Callable[[Event], Any], read: Callable[[Event], Any]) -> Callable[[Event], Any]:
+    """Read objects in objects that were decoded before without asking what they are; whatever else it is, ``read``."""
+
+    def reader(event: Event) -> Any:
+        try:
+            return quick(event)
+        except KeyError:  # only an object raises it
+            return MISSING
+        except TypeError:
+            return read(event)
+
+    return reader
+
+
+def _index_of(step: str | int) -> int:
+    """Return the index of a step into a list, also of a name such as in ``data.items.0``; one beyond any if none."""
+    if type(step) is int:
+        return step
+    return int(step) if _index(str(step)) else sys.maxsize
 
 
 def field(path: str, default: Any = None) -> Callable[[Event], Any]:

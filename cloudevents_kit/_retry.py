@@ -121,12 +121,18 @@ def _backoff(policy: RetryPolicy, attempt: int) -> float:
         return policy.max_delay
 
 
-async def run(policy: RetryPolicy, attempt: Callable[[int, float], Awaitable[Result]], clock: Clock) -> Result:
+async def run(
+    policy: RetryPolicy,
+    attempt: Callable[[int, float], Awaitable[Result]],
+    clock: Clock,
+    began: float | None = None,
+) -> Result:
     """Call ``attempt(number, wait)`` until it succeeds or ``policy`` gives up; return its last result.
 
-    Cancellation passes through at once, also out of a wait.
+    Cancellation passes through at once, also out of a wait. ``began`` is when, on ``clock``, the deadline began to
+    run, if not now.
     """
-    began = clock.monotonic()
+    began = clock.monotonic() if began is None else began
     result = await attempt(1, 0.0)
     if isinstance(result, Ack) or policy.attempts == 1:
         return result

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from email.utils import formatdate
+from functools import partial
 from typing import Any, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
@@ -18,6 +19,7 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, EXPECT
 from cloudevents_kit import _answer
 from cloudevents_kit._answer import Answer
 from cloudevents_kit._contract import log
+from cloudevents_kit._endpoints import PROBES
 from cloudevents_kit._inbound import Inbound
 
 _CONTINUE = "100-continue"
@@ -121,7 +123,7 @@ class AioHttpAdapter:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request of an own server."""
         if request.raw_path != self._path:
-            other = self._elsewhere(request)
+            other = await self._elsewhere(request)
             if other is not None:
                 return _respond(request, other)
         if EXPECT in request.headers and request.headers[EXPECT].lower() != _CONTINUE:
@@ -135,12 +137,13 @@ class AioHttpAdapter:
             response.force_close()
         return response
 
-    def _elsewhere(self, request: web.BaseRequest) -> Answer | None:
+    async def _elsewhere(self, request: web.BaseRequest) -> Answer | None:
         """Answer a request whose target is not exactly the path; None if only its query makes the difference."""
         path = request.path
         if path == self._path:
             return None
-        probe = self._inbound.probe(request.method, path, ready=self.ready)
+        query = request.rel_url.raw_query_string
+        probe = await self._inbound.probe(request.method, path, ready=self.ready, query=query)
         return probe or _answer.problem(404, f"events are received at {self._path}")
 
     async def _handle(self, request: web.BaseRequest) -> Answer:
@@ -180,8 +183,8 @@ class AioHttpAdapter:
         """Return an application that serves the path and the probes."""
         app = web.Application()
         app.router.add_route("*", self._path, self._handle_mounted)
-        for path in ("/healthz", "/readyz"):
-            app.router.add_route("*", path, self._probe_mounted)
+        for path in (*PROBES, *self._inbound.endpoints):
+            app.router.add_route("*", path, partial(self._probe_mounted, path))
         app.cleanup_ctx.append(self._lifetime)
         return app
 
@@ -201,9 +204,9 @@ class AioHttpAdapter:
         coded = request.headers.get(CONTENT_ENCODING, "identity").lower() != "identity"
         return _response(_CODED if coded else await self._handle(request))
 
-    async def _probe_mounted(self, request: web.Request) -> web.StreamResponse:
-        path = "/" + request.path.rpartition("/")[2]
-        answer = self._inbound.probe(request.method, path, ready=self.ready)
+    async def _probe_mounted(self, path: str, request: web.Request) -> web.StreamResponse:
+        query = request.rel_url.raw_query_string
+        answer = await self._inbound.probe(request.method, path, ready=self.ready, query=query)
         return _response(answer or _answer.problem(404, "not found"))
 
 

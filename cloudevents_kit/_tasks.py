@@ -27,7 +27,12 @@ class Tasks:
         """Run ``work`` in a task of its own."""
         task = asyncio.get_running_loop().create_task(self._guarded(work), context=context)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._running.discard(task)
+            work.close()  # if the task was cancelled before its first step, nobody has awaited it
+
+        task.add_done_callback(ended)
         return task
 
     async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:

@@ -85,6 +85,7 @@ class _Known(dict[str, bool]):
         return found
 
 
+is_name = _Known(_name).__getitem__
 is_uri_reference = _Known(_uri_reference).__getitem__
 is_absolute_uri = _Known(_absolute_uri).__getitem__
 is_media_type = _Known(_media_type).__getitem__
@@ -139,7 +140,7 @@ def check_name(name: str) -> str:
     """Return ``name`` if it may name an attribute: one or more of a-z and 0-9, and not "data"."""
     if name == "data":
         raise EventError("data", "is not an attribute", hint="it stands beside the attributes")
-    if not _name(name):
+    if not is_name(name):
         near = re.sub("[^a-z0-9]", "", name.lower()) if shown(name) == name else ""
         hint = f"did you mean {near!r}?" if near else "for example partitionkey"
         if name == "data_base64":

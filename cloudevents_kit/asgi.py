@@ -18,6 +18,7 @@ from cloudevents_kit import _answer
 from cloudevents_kit._answer import Answer
 from cloudevents_kit._arguments import check_path
 from cloudevents_kit._contract import Handler, Middleware, SyncHandler, log
+from cloudevents_kit._endpoints import Endpoints, check_endpoints
 from cloudevents_kit._inbound import Inbound, Limits
 
 Scope = MutableMapping[str, Any]
@@ -31,26 +32,29 @@ def asgi_app(
     path: str | None = None,
     max_body: int = 4 * 2**20,
     max_batch: int = 1000,
+    batch_concurrency: int = 1,
     max_in_flight: int = 1000,
     body_timeout: float = 10.0,
     handler_timeout: float = 30.0,
     resources: Sequence[AbstractAsyncContextManager[Any]] = (),
+    endpoints: Endpoints | None = None,
 ) -> AsgiReceiver:
     """Return an ASGI application that serves ``handler``; see `Receiver` for the arguments.
 
-    With ``path``, other paths are answered 404 and ``/healthz`` and ``/readyz`` are served; without, every path is
-    taken, for mounting.
+    With ``path``, other paths are answered 404 and ``/healthz``, ``/readyz`` and ``endpoints`` are served; without,
+    every path is taken, for mounting.
     """
     if path is not None:
         check_path(path)
     limits = Limits(
         max_body=max_body,
         max_batch=max_batch,
+        batch_concurrency=batch_concurrency,
         max_in_flight=max_in_flight,
         body_timeout=body_timeout,
         handler_timeout=handler_timeout,
     )
-    return AsgiReceiver(Inbound(handler, stages, limits, resources), path)
+    return AsgiReceiver(Inbound(handler, stages, limits, resources, check_endpoints(endpoints, path)), path)
 
 
 class AsgiReceiver:
@@ -110,7 +114,10 @@ class AsgiReceiver:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._opened:
             await self.__aenter__()
-        answer = self._elsewhere(scope) or await self._answer(scope, receive)
+        if self._path is None or (path := _path(scope)) == self._path:
+            answer = await self._answer(scope, receive)
+        else:
+            answer = await self._elsewhere(scope, path)
         if answer is None:
             return  # the peer is gone, nobody would read the answer
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
@@ -121,13 +128,9 @@ class AsgiReceiver:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    def _elsewhere(self, scope: Scope) -> Answer | None:
-        if self._path is None:
-            return None
-        path = _path(scope)
-        if path == self._path:
-            return None
-        probe = self._inbound.probe(scope["method"], path, ready=self._opened)
+    async def _elsewhere(self, scope: Scope, path: str) -> Answer:
+        query = scope.get("query_string", b"").decode("latin-1")
+        probe = await self._inbound.probe(scope["method"], path, ready=self._opened, query=query)
         return probe or _answer.problem(404, f"events are received at {self._path}")
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:

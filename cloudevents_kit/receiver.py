@@ -23,6 +23,7 @@ from aiohttp import web
 
 from cloudevents_kit._arguments import check_count, check_kind, check_not_negative, check_path, check_positive
 from cloudevents_kit._contract import Handler, Middleware, SyncHandler, log
+from cloudevents_kit._endpoints import Endpoints, check_endpoints
 from cloudevents_kit._inbound import Inbound, Limits
 from cloudevents_kit._server import AioHttpAdapter, EventServer
 
@@ -42,6 +43,7 @@ class Receiver:
         ssl: context to serve https.
         max_body: larger bodies, inflated or not, are answered 413.
         max_batch: events in a batch; more are answered 413. With 0, every batch is answered 415.
+        batch_concurrency: events of one batch handled at once. Stages that gather or hold events want more than 1.
         max_in_flight: requests handled at once; more are answered 503 with Retry-After, their body unread.
         body_timeout: for a body to arrive; a later one is answered 408.
         handler_timeout: for a request to be handled; then its handler is cancelled and the answer is 503.
@@ -51,6 +53,8 @@ class Receiver:
         resources: async context managers, opened at start and closed at stop; so are handler and stages that are some
             themselves, and whatever these hand events to, but for sinks. What an event reaches last is opened first and
             closed last; resources are opened before and closed after all.
+        endpoints: functions by path, sync or async, to be read there with GET: each gets the parameters of the query
+            and returns what is shown as JSON. They run in the loop: they must not block. See `stages.endpoints`.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Receiver:
         ssl: tls.SSLContext | None = None,
         max_body: int = 4 * 2**20,
         max_batch: int = 1000,
+        batch_concurrency: int = 1,
         max_in_flight: int = 1000,
         body_timeout: float = 10.0,
         handler_timeout: float = 30.0,
@@ -70,6 +75,7 @@ class Receiver:
         drain_delay: float = 0.0,
         grace: float = 10.0,
         resources: Sequence[AbstractAsyncContextManager[Any]] = (),
+        endpoints: Endpoints | None = None,
     ) -> None:
         """Compose the chain; nothing is opened yet. Raises TypeError or ValueError naming the wrong argument."""
         check_path(path)
@@ -84,11 +90,12 @@ class Receiver:
         limits = Limits(
             max_body=max_body,
             max_batch=max_batch,
+            batch_concurrency=batch_concurrency,
             max_in_flight=max_in_flight,
             body_timeout=body_timeout,
             handler_timeout=handler_timeout,
         )
-        self._inbound = Inbound(handler, stages, limits, resources)
+        self._inbound = Inbound(handler, stages, limits, resources, check_endpoints(endpoints, path))
         self._adapter = AioHttpAdapter(self._inbound, path)
         self._host, self._port, self._path, self._ssl = host, port, path, ssl
         self._idle_timeout, self._drain_delay, self._grace = idle_timeout, drain_delay, grace

@@ -108,6 +108,7 @@ LIMIT: list[tuple[object, str]] = [
 LIMITS: Table = {
     "max_body": LIMIT,
     "max_in_flight": LIMIT,
+    "batch_concurrency": FROM_1,
     "max_batch": [*WHOLE, (-1, "must be 0 or more, not -1")],
     "body_timeout": ABOVE_0,
     "handler_timeout": ABOVE_0,

@@ -53,10 +53,10 @@ async def test_the_server_opens_and_closes_the_parts() -> None:
     app = asgi_app(HandlerPart("handler", diary), StagePart("stage", diary), resources=(Part("pool", diary),), path="/")
     for _ in range(2):
         async with running(app) as server:
-            assert diary == ["open pool", "open stage", "open handler"]
+            assert diary == ["open pool", "open handler", "open stage"]
             assert (await ask(server.port, request(method="GET", path="/readyz"))).status == 200
             assert (await ask(server.port, binary())).status == 204
-        assert diary[3:] == ["stage in", "handler runs", "stage out", "close handler", "close stage", "close pool"]
+        assert diary[3:] == ["stage in", "handler runs", "stage out", "close stage", "close handler", "close pool"]
         diary.clear()
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from cloudevents_kit import Event, Receiver, RetryPolicy, Sender
+from cloudevents_kit import Event, Receiver, RetryPolicy, Sender, stages
 from cloudevents_kit._result import Reason
 from cloudevents_kit.asgi import asgi_app
 from cloudevents_kit.request_reply import Requests
@@ -101,6 +101,15 @@ def test_every_program_that_a_page_names_exists() -> None:
         ("sending", Sender, {"url"}),
         ("receiving", Receiver, {"handler", "stages"}),
         ("request-reply", Requests, {"sink"}),
+        ("stages-flow", stages.background, {"branch", "name"}),
+        ("stages-guards", stages.circuit_breaker, {"clock", "name"}),
+        ("stages-guards", stages.rate_limit, {"rate", "clock", "name"}),
+        ("stages-state", stages.Cached, {"load", "clock", "name"}),
+        ("stages-state", stages.aggregate, {"clock", "name"}),
+        ("stages-state", stages.batch, {"work", "name"}),
+        ("stages-state", stages.deduplicate, {"clock", "name"}),
+        ("stages-state", stages.order, {"clock", "name"}),
+        ("stages-state", stages.queue, {"name"}),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -111,6 +120,33 @@ def test_a_table_of_settings_has_every_default(page: str, thing: Any, left_out: 
     assert told == {name: one.default for name, one in parameters.items() if name not in left_out}
 
 
+STAGES = Page(ROOT / "docs" / "stages.md")
+
+
+def test_the_table_of_stages_has_all_of_them() -> None:
+    functions = {name: getattr(stages, name) for name in stages.__all__ if name.islower()}
+    made = {
+        name: vars(inspect.getmodule(one)).get(inspect.signature(one).return_annotation)
+        for name, one in functions.items()
+    }
+    found = {name for name, kind in made.items() if isinstance(kind, type) and issubclass(kind, stages.Stage)}
+    told = [re.findall(r"\w+", row[0])[0] for row in STAGES.table("stage")]
+    assert sorted(told) == sorted(found - {"stage", "chain"})  # which make a stage of others
+
+
+@pytest.mark.parametrize("page", ["stages", "stages-flow", "stages-guards", "stages-state"])
+def test_an_argument_that_is_told_in_passing_has_that_default(page: str) -> None:
+    """As in ``keep_if(predicate, otherwise="drop")``, where a table shows how a stage is called."""
+    text = Page(ROOT / "docs" / f"{page}.md").prose
+    calls = re.findall(r"^\|\s*\[?`(\w+)\((.*?)\)`", text, re.MULTILINE)
+    assert calls
+    for name, given in calls:
+        parameters = inspect.signature(getattr(stages, name)).parameters
+        for argument, value in re.findall(r"(\w+)=([^,)]*)", given):
+            assert argument in parameters, (name, argument)
+            assert not value or parameters[argument].default == ast.literal_eval(value), (name, argument)
+
+
 def test_an_asgi_receiver_has_the_limits_of_a_receiver() -> None:
     receiver = inspect.signature(Receiver).parameters
     for name, parameter in inspect.signature(asgi_app).parameters.items():
@@ -119,9 +155,11 @@ def test_an_asgi_receiver_has_the_limits_of_a_receiver() -> None:
 
 
 def _value(cell: str) -> object:
-    """Read a cell such as ``10 s``, ``4 MiB``, ``none``, ``404, 408`` or Python between backticks."""
-    if cell == "none":
-        return None
+    """Read a cell such as ``10 s``, ``4 MiB``, ``none``, ``any``, ``404, 408`` or Python between backticks."""
+    if cell in {"none", "any"}:
+        return {"none": None, "any": Any}[cell]
+    if cell.startswith("`stages."):
+        return getattr(stages, cell[len("`stages.") : -1])
     if "," in cell:
         return frozenset(map(int, cell.split(",")))
     if cell.startswith("`"):

@@ -181,10 +181,10 @@ async def test_the_application_opens_and_closes_the_parts() -> None:
     app = below("/shop", receiver)
     assert not diary
     async with running(app) as port:
-        assert diary == ["open pool", "open stage", "open handler"]
+        assert diary == ["open pool", "open handler", "open stage"]
         assert receiver.ready
         assert (await at(port, "/shop/events")).status == 204
-    assert diary[3:] == ["stage in", "handler runs", "stage out", "close handler", "close stage", "close pool"]
+    assert diary[3:] == ["stage in", "handler runs", "stage out", "close stage", "close handler", "close pool"]
     assert not receiver.ready
     assert receiver.counts == {"ack": 1}
 

@@ -128,7 +128,7 @@ def test_wrong_arguments_are_refused_at_once() -> None:
 
 @both
 async def test_a_body_over_the_limit_is_413_and_at_the_limit_is_taken(kind: Kind) -> None:
-    """K-E2."""
+    """K-E2, K-S6."""
     handler = Collect()
     async with served(kind, handler, max_body=3000) as port:
         assert (await ask(port, binary(body="x" * 3000))).status == 204

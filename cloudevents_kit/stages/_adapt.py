@@ -6,26 +6,48 @@ to what follows the flow stage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cloudevents_kit._contract import Handler, Middleware, Sink, SyncHandler, as_handler, forward, wrap
+from cloudevents_kit._event import Event
 from cloudevents_kit.stages._stage import Stage, name_of_function
 
 Branch = Handler | SyncHandler | Sink | Stage
 
 
-def as_branch(branch: Branch, call_next: Handler) -> Handler:
-    """Return the handler of ``branch``, where a stage goes on to ``call_next``. Raises TypeError for anything else."""
-    if isinstance(branch, Stage):
-        return wrap(call_next, branch)
-    if callable(getattr(branch, "send", None)):
-        return forward(branch)  # type: ignore[arg-type]
-    return as_handler(branch)  # type: ignore[arg-type]
+async def _end(event: Event) -> None:
+    """Take an event that went through a stage after which nothing follows."""
+
+
+def as_branch(branch: Branch, call_next: Handler = _end, name: str = "branch") -> Handler:
+    """Return the handler of ``branch``, where a stage goes on to ``call_next``; by default it ends there.
+
+    Raises TypeError for anything else, which was given as ``name``.
+    """
+    try:
+        if isinstance(branch, Stage):
+            return wrap(call_next, branch)
+        if callable(getattr(branch, "send", None)):
+            return forward(branch)  # type: ignore[arg-type]
+        return as_handler(branch)  # type: ignore[arg-type]
+    except TypeError as error:
+        wanted = "a handler, a sink or a stage (stage(...) makes one of a middleware)"
+        raise TypeError(f"{name}: must be {wanted}: {error}") from None
 
 
 def name_of_branch(branch: object) -> str:
     """Name a branch that was given without a name."""
     return branch.name if isinstance(branch, Stage) else name_of_function(branch, "branch")
+
+
+def name_branches(branches: Iterable[tuple[str, Branch]]) -> dict[str, Branch]:
+    """Return ``branches`` by name, with a number where a name is taken already."""
+    found: dict[str, Branch] = {}
+    for number, (name, branch) in enumerate(branches, 1):
+        while name in found:
+            name = f"{name} {number}"  # noqa: PLW2901 - until it is free
+        found[name] = branch
+    return found
 
 
 class _Named(Stage):
@@ -64,3 +86,8 @@ class _Chain(Stage):
 def chain(*stages: Middleware, name: str | None = None) -> Stage:
     """Make one stage of several, the first one outermost."""
     return _Chain(stages, name)
+
+
+def is_adapter(thing: object) -> bool:
+    """Tell whether what ``thing`` has inside are middlewares."""
+    return isinstance(thing, _Named | _Chain)

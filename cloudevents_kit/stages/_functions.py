@@ -9,15 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from cloudevents_kit._arguments import check_callable, check_choice
-from cloudevents_kit._contract import Handler, Outcome, is_async, log, name_of
+from cloudevents_kit._contract import Handler, Outcome, log, name_of
 from cloudevents_kit._errors import EventError, Refusal, Reject, StageError
 from cloudevents_kit._event import Event
 from cloudevents_kit._typed import check_type
 from cloudevents_kit._values import check_name
-from cloudevents_kit.stages._stage import Stage, cause_of, name_of_function
+from cloudevents_kit.stages._stage import Ending, Stage, cause_of, name_of_function
 
 #: Returned by `decide` for an event that ends here: what lies further in does not get it.
 END: Any = object()
@@ -28,6 +28,9 @@ F = Callable[[Event], Awaitable[Any] | Any]
 
 class FunctionStage(Stage):
     """Calls a function with the event; `decide` turns what it returned into the event that goes on."""
+
+    passes: ClassVar[Any] = END
+    """What the function returns for an event that goes on as it is, which saves the question."""
 
     def __init__(self, function: F, name: str | None) -> None:
         """Take ``function``. Raises TypeError if it cannot be called."""
@@ -43,22 +46,41 @@ class FunctionStage(Stage):
         """Return the event that goes on although the function failed, or raise ``error``."""
         raise error
 
-    async def run(self, event: Event, call_next: Handler) -> Outcome:
-        """Call the function, then what lies further in."""
-        changed = await self._apply(event)
-        return None if changed is END else await call_next(changed)
+    def compose(self, call_next: Handler) -> Handler:
+        """Return what `Stage.compose` does, in one coroutine instead of two."""
+        function, decide, passes = self._function, self.decide, self.passes
 
-    async def _apply(self, event: Event) -> Event:
-        began = perf_counter()
-        try:
-            returned = self._function(event)
-            if type(returned) not in _PLAIN and inspect.isawaitable(returned):
-                returned = await returned
-            return self.decide(event, returned)
-        except Refusal:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a StageError
-            return self._excused(error, event, began)
+        async def staged(event: Event) -> Outcome:
+            began = perf_counter()
+            ending: Ending = "cancelled"
+            try:
+                try:
+                    returned = function(event)
+                    if returned is passes:
+                        changed = event
+                    else:
+                        if type(returned) not in _PLAIN and inspect.isawaitable(returned):
+                            returned = await returned
+                        changed = decide(event, returned)
+                except Refusal:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a StageError
+                    changed = self._excused(error, event, began)
+                outcome = None if changed is END else await call_next(changed)
+                ending = "done"
+                return outcome
+            except Exception as error:
+                ending = self.ended(error)
+                if isinstance(error, StageError):
+                    raise error.within(self.name) from error.__cause__
+                raise
+            finally:
+                if self.records:
+                    seconds = perf_counter() - began
+                    for record in self.records:
+                        record(event, ending, seconds)
+
+        return staged
 
     def _excused(self, error: Exception, event: Event, began: float) -> Event:
         try:
@@ -67,41 +89,6 @@ class FunctionStage(Stage):
             raise
         except Exception as left:  # noqa: BLE001 - it becomes a StageError
             raise self.failure(left, event, began) from cause_of(left)
-
-    def compose(self, call_next: Handler) -> Handler:
-        """Return what `Stage.compose` does, in one coroutine instead of three."""
-        function, decide = self._function, self.decide
-        if is_async(function):
-            return super().compose(call_next)
-        work = self.bind(call_next)
-
-        async def staged(event: Event) -> Outcome:
-            if self.hook is not None:
-                return await self.observed(self.hook, work, event)
-            began = perf_counter()
-            try:
-                returned = function(event)
-                if type(returned) not in _PLAIN and inspect.isawaitable(returned):
-                    returned = await returned
-                changed = decide(event, returned)
-            except Refusal:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a StageError
-                changed = self._named(error, event, began)
-            if changed is END:
-                return None
-            try:
-                return await call_next(changed)
-            except StageError as error:
-                raise error.within(self.name) from error.__cause__
-
-        return staged
-
-    def _named(self, error: Exception, event: Event, began: float) -> Event:
-        try:
-            return self._excused(error, event, began)
-        except StageError as left:
-            raise left.within(self.name) from left.__cause__
 
 
 class _Transform(FunctionStage):
@@ -121,6 +108,7 @@ def transform(function: Callable[[Event], Awaitable[Event] | Event], *, name: st
 
 class _Tap(FunctionStage):
     kind = "tap"
+    passes = None
 
     def decide(self, event: Event, returned: Any, /) -> Event:  # noqa: ARG002
         """Go on with the same event, whatever was returned."""
@@ -134,6 +122,7 @@ def tap(function: Callable[[Event], object], *, name: str | None = None) -> Stag
 
 class _KeepIf(FunctionStage):
     kind = "keep_if"
+    passes = True
 
     def __init__(self, function: F, name: str | None, *, otherwise: str) -> None:
         super().__init__(function, name)
@@ -169,6 +158,7 @@ def keep_if(
 
 class _Validate(FunctionStage):
     kind = "validate"
+    passes = None
 
     def __init__(self, check: F, name: str | None, *, status: int) -> None:
         super().__init__(check, name)

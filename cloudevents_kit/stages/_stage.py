@@ -7,7 +7,7 @@ closed with the chain it is part of (see `running`). Knows nothing of what singl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from time import perf_counter
@@ -26,14 +26,32 @@ if TYPE_CHECKING:
 #: How an event left a stage, what lies further in included.
 Ending = Literal["done", "refused", "failed", "cancelled"]
 
-_fate: ContextVar[list[str] | None] = ContextVar("cloudevents_kit.fate", default=None)
+#: What stages noted of the current event so far; None where nobody asks.
+fate: ContextVar[list[str] | None] = ContextVar("cloudevents_kit.fate", default=None)
+
+
+#: Told of an event that has left one stage, or the whole chain: how, and after how many seconds.
+Record = Callable[[Event, str, float], None]
 
 
 class Hook(Protocol):
-    """Learns of every event that leaves a stage; see `observe`."""
+    """Learns of every event that leaves a stage, and of its outcome in the end; see `observe`."""
 
-    def __call__(self, stage: Stage, event: Event, ending: Ending, seconds: float, /) -> None:
-        """``seconds`` is the time from entering ``stage`` to leaving it, what lies further in included."""
+    def __call__(self, stage: Stage | None, event: Event, ending: str, seconds: float, /) -> None:
+        """Learn that ``event`` has left ``stage``, or the whole chain if that is None.
+
+        ``ending`` of a stage is an `Ending`; that of the chain is the event's one outcome: ``acked``, ``nacked``,
+        ``cancelled``, or what a stage did with it instead, such as ``dropped`` or ``duplicate``. ``seconds`` is the
+        time from entering to leaving, what lies further in included.
+        """
+        ...
+
+
+class Recorder(Protocol):
+    """A hook that is called at once, in the event's own path: it must be quick, and must not raise."""
+
+    def recorder(self, stage: Stage | None, /) -> Record:
+        """Return what to call for the events that leave ``stage``, or the whole chain if that is None."""
         ...
 
 
@@ -43,13 +61,14 @@ class Stage:
     kind: ClassVar[str] = "stage"
     """Name of the function that makes such a stage."""
     is_async_handler = True
-    hook: Hook | None = None
 
     def __init__(self, name: str | None = None) -> None:
         """Take ``name``, or that of the kind."""
         if name is not None:
             check_kind("name", name, str, "a str, short, for people and metrics")
         self.name = name or self.kind
+        self.records: tuple[Record, ...] = ()
+        self._hooks: list[object] = []
         self.counts: Counter[str] = Counter()
         """What this stage did with events, by name. Events that just pass are not counted."""
 
@@ -62,6 +81,11 @@ class Stage:
     def parameters(self) -> Mapping[str, object]:
         """The settings, for `describe`: plain values only."""
         return _NOTHING
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        """What the stage did and how it is now, as JSON; stages with a state add it: a depth, what is open."""
+        return dict(self.counts)
 
     async def run(self, event: Event, call_next: Handler) -> Outcome:
         """Do the stage's work with ``event``."""
@@ -81,38 +105,44 @@ class Stage:
         work = self.bind(call_next)
 
         async def staged(event: Event) -> Outcome:
-            if self.hook is not None:
-                return await self.observed(self.hook, work, event)
+            began = perf_counter() if self.records else 0.0
+            ending: Ending = "cancelled"
             try:
-                return await work(event)
-            except StageError as error:
-                raise error.within(self.name) from error.__cause__
+                outcome = await work(event)
+                ending = "done"
+                return outcome
+            except Exception as error:
+                ending = self.ended(error)
+                if isinstance(error, StageError):
+                    raise error.within(self.name) from error.__cause__
+                raise
+            finally:
+                if began:
+                    seconds = perf_counter() - began
+                    for record in self.records:
+                        record(event, ending, seconds)
 
         return staged
 
-    async def observed(self, hook: Hook, work: Handler, event: Event) -> Outcome:
-        """Do ``work`` and tell ``hook`` how it ended."""
-        ending: Ending = "cancelled"
-        began = perf_counter()
-        try:
-            outcome = await work(event)
-            ending = "done"
-        except StageError as error:
-            ending = "refused" if isinstance(error.__cause__, Refusal) else "failed"
-            raise error.within(self.name) from error.__cause__
-        except Exception as error:
-            ending = "refused" if isinstance(error, Refusal) else "failed"
-            raise
-        finally:
-            hook(self, event, ending, perf_counter() - began)
-        return outcome
+    def ended(self, error: Exception) -> Ending:
+        """Return how an event ends that leaves this stage with ``error``: nothing that was noted of it holds."""
+        noted = fate.get()
+        if noted:
+            noted.clear()
+        return "refused" if isinstance(cause_of(error), Refusal) else "failed"
+
+    def attach(self, hook: object, recorder: Recorder) -> None:
+        """Let ``recorder`` learn of every event from now on, but once for a ``hook`` of two chains."""
+        if hook not in self._hooks:
+            self._hooks.append(hook)
+            self.records += (recorder.recorder(self),)
 
     def note(self, what: str) -> None:
         """Count ``what`` this stage did with the current event, as the event's fate."""
         self.counts[what] += 1
-        fate = _fate.get()
-        if fate is not None:
-            fate.append(what)
+        noted = fate.get()
+        if noted is not None:
+            noted.append(what)
 
     def failure(
         self,

@@ -18,20 +18,25 @@ _WARM_SECONDS: Final = 0.2
 _REPORT_BYTES: Final = 400
 
 
-class _Connection(asyncio.Protocol):
-    """Writes its request, waits for a whole 204, and writes the request again."""
+Request = bytes | Callable[[], bytes]
 
-    def __init__(self, request: bytes) -> None:
+
+class _Connection(asyncio.Protocol):
+    """Writes its request, waits for a whole 204, and writes the request again, or the next one that it makes."""
+
+    def __init__(self, request: Request, took: list[float] | None) -> None:
         self.count = 0
         self.error: str | None = None
-        self._request = request
+        self._next = request if callable(request) else lambda: request
+        self._took = took
+        self._sent = 0.0
         self._partial = b""
         self._running = True
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
-        self._transport.write(self._request)
+        self._write()
 
     def data_received(self, data: bytes) -> None:
         if self._partial:
@@ -46,8 +51,17 @@ class _Connection(asyncio.Protocol):
             self._fail(data)
             return
         self.count += 1
-        if self._running and self._transport is not None:
-            self._transport.write(self._request)
+        if self._took is not None:
+            self._took.append(time.perf_counter() - self._sent)
+        if self._running:
+            self._write()
+
+    def _write(self) -> None:
+        if self._transport is not None:
+            request = self._next()
+            if self._took is not None:
+                self._sent = time.perf_counter()
+            self._transport.write(request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._running and self.error is None:
@@ -65,16 +79,27 @@ class _Connection(asyncio.Protocol):
 
 
 async def drive(
-    port: int, requests: Sequence[bytes], seconds: float, cpu: Callable[[], float], units: int = 1
+    port: int,
+    requests: Sequence[Request],
+    seconds: float,
+    cpu: Callable[[], float],
+    units: int = 1,
+    *,
+    took: list[float] | None = None,
 ) -> Sample:
-    """Load a server on one connection per request; `cpu` tells the processor time its process has used."""
+    """Load a server on one connection per request; `cpu` tells the processor time its process has used.
+
+    A request that is a function makes a new one each time. ``took`` collects the seconds that each answer took.
+    """
     loop = asyncio.get_running_loop()
     connections: list[_Connection] = []
     try:
         for request in requests:
-            opening = loop.create_connection(partial(_Connection, request), "127.0.0.1", port)
+            opening = loop.create_connection(partial(_Connection, request, took), "127.0.0.1", port)
             connections.append((await asyncio.wait_for(opening, _CONNECT_SECONDS))[1])
         await asyncio.sleep(_WARM_SECONDS)
+        if took is not None:
+            took.clear()
         before, cpu_before, began = _total(connections), cpu(), time.perf_counter()
         await asyncio.sleep(seconds)
         done, cpu_after, ended = _total(connections) - before, cpu(), time.perf_counter()

@@ -322,6 +322,104 @@ TESTED: dict[str, tuple[str, ...]] = {
     ),
     "SD-06": ("test_sdk.py::test_the_usual_events_pass_in_both_modes",),
     "SD-07": ("test_sdk.py::test_an_event_is_read_as_it_was_written",),
+    # CloudEvents SQL
+    "CQ-01": (
+        "test_cesql_conformance.py::test_a_case_of_the_conformance_kit_comes_out_as_it_says",
+        "test_cesql_conformance.py::test_the_whole_kit_is_here",
+    ),
+    "CQ-02": ("test_cesql.py::test_there_are_three_types",),
+    "CQ-03": (
+        "test_cesql.py::test_evaluation_leaves_the_event_alone_and_says_the_same_again",
+        "../test_cesql_properties.py::test_the_compiled_expression_says_what_the_interpreter_says",
+    ),
+    "CQ-04": ("test_cesql.py::test_the_kinds_of_errors_have_their_names",),
+    "CQ-05": ("test_cesql.py::test_a_missing_attribute_is_an_error_and_a_zero_of_the_type",),
+    "CQ-06": ("test_cesql.py::test_logic_stops_where_the_outcome_is_certain",),
+    "CQ-07": (
+        "test_cesql.py::test_and_or_and_xor_are_one_level_from_left_to_right",
+        "test_cesql.py::test_operators_bind_in_their_order",
+    ),
+    "CQ-08": (
+        "test_cesql.py::test_division_is_cut_towards_zero",
+        "../test_cesql_properties.py::test_division_cuts_and_the_remainder_has_the_sign_of_the_dividend",
+    ),
+    "CQ-09": ("test_cesql.py::test_division_by_zero_is_zero_and_a_math_error",),
+    "CQ-10": ("test_cesql.py::test_the_left_side_is_cast_to_the_type_of_the_right",),
+    "CQ-11": (
+        "test_cesql.py::test_a_set_is_not_empty",
+        "test_cesql.py::test_elements_of_a_set_are_cast_to_the_type_of_the_left_side",
+    ),
+    "CQ-12": ("test_cesql.py::test_order_is_for_integers_alone",),
+    "CQ-13": (
+        "test_cesql.py::test_text_that_is_an_integer_is_read",
+        "test_cesql.py::test_text_that_is_no_integer_is_zero_and_a_cast_error",
+    ),
+    "CQ-14": (
+        "test_cesql.py::test_an_integer_is_cast_to_a_boolean_by_not_as_anywhere_else",
+        "test_cesql.py::test_booleans_are_cast",
+    ),
+    "CQ-15": (
+        "test_cesql.py::test_a_literal_beyond_32_bits_is_refused",
+        "test_cesql.py::test_the_smallest_integer_is_a_literal_and_has_no_absolute_value",
+    ),
+    "CQ-16": ("test_cesql.py::test_an_overflow_is_zero_and_a_math_error",),
+    "CQ-17": (
+        "test_cesql_words.py::test_like_fits_the_whole_text",
+        "test_cesql_words.py::test_like_takes_new_lines_and_casts_what_is_no_string",
+        "test_cesql_words.py::test_the_pattern_of_like_is_a_literal_string",
+        "../test_cesql_hostile.py::test_like_never_explodes",
+        "../test_cesql_properties.py::test_like_says_what_a_recursive_matcher_says",
+        "../test_cesql_properties.py::test_long_parts_with_wildcards_are_found_as_short_ones_are",
+    ),
+    "CQ-18": ("test_cesql_words.py::test_the_functions_do_what_they_say",),
+    "CQ-19": (
+        "test_cesql_words.py::test_a_function_that_is_not_there_is_false_and_an_error",
+        "test_cesql_words.py::test_functions_of_ones_own_are_told_apart_by_arity",
+        "../test_cesql.py::test_a_function_that_could_be_taken_for_another_is_refused",
+    ),
+    "CQ-20": (
+        "test_cesql_words.py::test_a_quote_is_not_escaped_by_another_quote",
+        "test_cesql_words.py::test_keywords_have_any_case_and_strings_keep_theirs",
+    ),
+    "CQ-21": (
+        "test_cesql_words.py::test_an_attribute_named_as_a_keyword_cannot_be_addressed",
+        "test_cesql_words.py::test_data_is_no_attribute",
+        "test_cesql_words.py::test_names_may_begin_with_digits_but_digits_alone_are_a_number",
+    ),
+    "CQ-22": ("test_cesql_words.py::test_exists_is_true_for_what_is_there",),
+    "CQ-23": (
+        "test_cesql_words.py::test_what_is_no_expression_is_refused_with_its_place",
+        "../test_cesql_properties.py::test_no_text_raises_anything_but_a_parse_error",
+    ),
+    "CQ-24": ("test_cesql_words.py::test_an_event_passes_if_the_value_is_true_and_nothing_went_wrong",),
+    "CQ-25": (
+        "test_cesql_words.py::test_deep_nesting_is_refused",
+        "test_cesql_words.py::test_nesting_that_is_not_too_deep_is_taken",
+    ),
+    "CQ-26": (
+        "test_cesql_words.py::test_trim_takes_no_other_control_character",
+        "test_cesql_words.py::test_trim_takes_white_space",
+    ),
+    "CQ-27": ("test_cesql_words.py::test_a_time_is_the_text_that_came",),
+    # Subscription filters
+    "SF-01": ("test_filters.py::test_an_unknown_dialect_is_refused", "test_filters.py::test_every_dialect_is_there"),
+    "SF-02": ("test_filters.py::test_all_filters_of_an_array_must_be_true",),
+    "SF-03": (
+        "test_filters.py::test_all_attributes_must_match_in_the_same_case",
+        "test_filters.py::test_names_and_values_are_not_empty",
+    ),
+    "SF-04": ("test_filters.py::test_a_missing_attribute_matches_nothing",),
+    "SF-05": ("test_filters.py::test_filters_within_filters_have_their_form",),
+    "SF-06": ("test_filters.py::test_anything_else_is_refused",),
+    "SF-07": ("test_filters.py::test_a_value_is_compared_by_its_canonical_text",),
+    "SF-08": (
+        "test_filters.py::test_sql_passes_what_is_true_without_an_error",
+        "test_filters.py::test_what_is_no_sql_is_refused",
+    ),
+    "SF-09": (
+        "test_filters.py::test_what_is_not_too_large_is_taken",
+        "test_filters.py::test_what_is_too_large_is_refused_soon",
+    ),
     # Hostile requests
     **dict.fromkeys(rows("18-", 1, 44), (HOSTILE,)),
     **dict.fromkeys(rows("18-", 48, 78), (HOSTILE,)),
@@ -380,6 +478,14 @@ TESTED: dict[str, tuple[str, ...]] = {
         "test_retries.py::test_which_statuses_are_retried_is_a_setting_but_for_410",
     ),
     "decision 0.4": ("test_extensions.py::test_a_trace_that_an_event_has_is_never_replaced",),
+    "decision 0.6": (
+        "test_cesql.py::test_an_integer_is_cast_to_a_boolean_by_not_as_anywhere_else",
+        "test_cesql_conformance.py::test_a_case_of_the_conformance_kit_comes_out_as_it_says",
+    ),
+    "decision 0.7": ("test_cesql.py::test_and_or_and_xor_are_one_level_from_left_to_right",),
+    "decision 0.8": ("test_cesql_words.py::test_the_case_of_a_name_does_not_matter",),
+    "decision 0.9": ("test_cesql_words.py::test_a_sign_after_a_value_is_an_operator",),
+    "decision 0.10": ("test_cesql.py::test_a_missing_attribute_is_an_error_and_a_zero_of_the_type",),
     "decision 0.15": ("test_event_model.py::test_a_dataschema_is_an_absolute_uri",),
     "decision 0.16": (
         "test_type_system.py::test_a_leap_second_is_kept_as_text_and_read_as_the_last_microsecond_before_it",

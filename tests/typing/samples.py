@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import assert_never, assert_type
+from typing import Literal, assert_never, assert_type
 
 from cloudevents.core.base import BaseCloudEvent
 
@@ -33,11 +33,13 @@ from cloudevents_kit import (
     from_json,
     on,
     settle,
+    stages,
     to_http,
     wrap,
 )
 from cloudevents_kit.asgi import asgi_app
 from cloudevents_kit.request_reply import Requests
+from cloudevents_kit.stores.memory import MemoryDedupeStore
 
 
 @dataclass
@@ -223,3 +225,140 @@ def events(headers: Mapping[str, str], body: bytes) -> None:
 
 
 clock: Clock = SystemClock()
+
+
+# Stages that guard.
+
+
+async def keep(event: Event, error: Exception) -> None: ...
+
+
+def guard_stages() -> list[Middleware]:
+    assert_type(
+        stages.circuit_breaker(key=lambda event: event.source).state("/s"), Literal["closed", "open", "half_open"]
+    )
+    assert_type(stages.bulkhead(10, max_waiting=5), stages.Bulkhead)
+    stages.circuit_breaker(is_failure=lambda error: isinstance(error, OSError))
+    stages.rate_limit(10, mode="drop")  # type: ignore[arg-type]
+    stages.rate_limit(10, key=keep)  # type: ignore[arg-type]
+    stages.retry(3)  # type: ignore[arg-type]
+    stages.timeout(handle)  # type: ignore[arg-type]
+    stages.on_error(keep, only=OSError)
+    stages.on_error(keep, only=(OSError, ValueError))
+    stages.on_error("ack", only=lambda error: True)
+    stages.on_error("drop")  # type: ignore[arg-type]
+    stages.on_error(handle)  # type: ignore[arg-type]
+    wrong: Handler = stages.retry(RetryPolicy())  # type: ignore[assignment]
+    assert_type(stages.batch(lambda events: None), stages.Batch)
+    assert_type(stages.order(on_failure=lambda event, error: None), stages.Order)
+    assert_type(stages.queue(key=stages.order_key), stages.Queue)
+    stages.batch(handle)  # type: ignore[arg-type]
+    stages.order(on_failure="stop")  # type: ignore[arg-type]
+    stages.queue(store=Store())  # type: ignore[arg-type]
+    guards = [stages.retry(), stages.timeout(1), stages.bulkhead(1), stages.circuit_breaker(), stages.rate_limit(1)]
+    return [*guards, wrong]  # type: ignore[list-item]
+
+
+# Stages that hand events on.
+
+
+def flow_stages() -> list[Middleware]:
+    branches: dict[str, stages.Branch] = {
+        "a": handle,
+        "b": plain,
+        "c": Store(),
+        "d": stages.stage(stage),
+        "e": Router(),
+    }
+    assert_type(stages.fan_out(branches, policy=stages.quorum(2)), stages.Stage)
+    stages.fan_out({"a": handle, "b": Sender("http://x/"), "c": stages.chain(stage)}, policy="best_effort")
+    stages.fan_out({"a": stage})  # type: ignore[dict-item]
+    stages.fan_out({"a": handle}, policy="some")  # type: ignore[arg-type]
+    stages.route("type", {"a": handle, None: Store()}, default=stages.PASS)
+    stages.route(kind_of, {1: handle}, default=stages.REJECT)
+    stages.route("type", {"a": handle})  # type: ignore[call-arg]
+    stages.route("type", {"a": wrong_handler}, default=handle)  # type: ignore[dict-item]
+    stages.route("type", {"a": stage}, default=stage)  # type: ignore[dict-item, arg-type]
+    stages.when(lambda event: event.has_data, handle, stages.tap(plain))
+    stages.when(lambda event: True, stage)  # type: ignore[arg-type]
+    stages.first_of(handle, Store(), stages.PASS, only=(OSError, TimeoutError))
+    stages.first_of(handle, stage)  # type: ignore[arg-type]
+    stages.race(handle, store, accept=lambda outcome: outcome is ACCEPTED)
+    stages.race(handle, stage)  # type: ignore[arg-type]
+    stages.background(handle, on_full="refuse")
+    stages.background(stage)  # type: ignore[arg-type]
+    stages.background(Forgetful())  # type: ignore[arg-type]
+    stages.chain(stage, stages.PASS, handle)  # type: ignore[arg-type]
+    stages.stage(handle)  # type: ignore[arg-type]
+    wrap(stages.Replaceable(handle, stage), stages.background(Store()), handle)  # type: ignore[arg-type]
+    Receiver(stages.Replaceable(plain))
+    return [stages.race(handle), stages.Replaceable(handle)]  # type: ignore[list-item]
+
+
+async def kind_of(event: Event) -> int | None:
+    return len(event.type)
+
+
+async def a_chain_is_replaced() -> None:
+    async with stages.Replaceable(handle, stage) as live:
+        assert_type(live, stages.Replaceable)
+        await live.replace(wrap(handle, stage), Requesting())
+        await live.replace(handle, handle)  # type: ignore[arg-type]
+
+
+# Stages of functions, and what is told of a chain.
+
+
+def function_stages(event: Event) -> list[Middleware]:
+    stages.transform(lambda event: event.evolve(subject="x"))
+    stages.transform(plain)  # type: ignore[arg-type]
+    stages.tap(store)
+    stages.tap(stage)  # type: ignore[arg-type]
+    stages.keep_if(wrong_handler, otherwise="reject")
+    stages.keep_if(lambda event: event.has_data, otherwise="nack")  # type: ignore[arg-type]
+    stages.validate(Order, status=400)
+    stages.validate(kind_of)  # type: ignore[arg-type]
+    stages.enrich(handle, mark="enriched", on_error="fail")
+    stages.enrich(kind_of)  # type: ignore[arg-type]
+    stages.upcast(("a.v1", "a.v2", lambda event: event.data), ("a.v2", "a.v3", handle))
+    stages.upcast(("a.v1", "a.v2"))  # type: ignore[arg-type]
+    assert_type(stages.version_of(event.type), int | None)
+    wrap(handle, stages.tap)  # type: ignore[arg-type]
+    wrap(stages.tap(plain), stage)  # type: ignore[arg-type]
+    Receiver(handle, handle)  # type: ignore[arg-type]
+    Receiver(stages.lint_types())  # type: ignore[arg-type]
+    return [stages.lint_types(), stages.upcast(), plain]  # type: ignore[list-item]
+
+
+def quiet(stage: stages.Stage | None, event: Event, ending: str, seconds: float) -> None: ...
+
+
+def an_observed_chain() -> None:
+    metrics = stages.Metrics(types=["a"])
+    observed = stages.observe(wrap(handle, stage), metrics, quiet)
+    assert_type(observed, stages.Observed)
+    stages.observe(stage, metrics)  # type: ignore[arg-type]
+    stages.observe(handle, handle)  # type: ignore[arg-type]
+    assert_type(stages.describe(observed), stages.Description)
+    Receiver(observed, stage, endpoints=stages.endpoints(observed, metrics=metrics))
+    asgi_app(observed, path="/", endpoints={"/shown": lambda query: query["a"]})
+    Receiver(observed, endpoints={"/shown": lambda: None})  # type: ignore[dict-item, misc]
+
+
+# Stages with a memory.
+
+
+async def customer(key: str) -> Order | None:
+    return None
+
+
+def stateful_stages() -> list[Middleware]:
+    assert_type(stages.Cached(customer), stages.Cached[str, Order])
+    stages.Cached(handle, ttl="5")  # type: ignore[arg-type]
+    store: stages.DedupeStore = MemoryDedupeStore()
+    stages.deduplicate(Store())  # type: ignore[arg-type]
+    stages.deduplicate(key=lambda event: event.id, ttl={"com.example.*": 60})
+    stages.deduplicate(key=lambda event: event.key)  # type: ignore[arg-type, return-value]
+    stages.deduplicate(when_running="queue")  # type: ignore[arg-type]
+    wrong: Handler = stages.deduplicate()  # type: ignore[assignment]
+    return [stages.deduplicate(store), wrong]  # type: ignore[list-item]

@@ -1,0 +1,188 @@
+"""A stage that hands an event to several branches, each with a result of its own, before the event goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cloudevents_kit._arguments import check_callable, check_count, check_kind
+from cloudevents_kit._contract import Handler, Outcome, log, name_of, settle, settle_each
+from cloudevents_kit._errors import DeliveryError, Refusal
+from cloudevents_kit._event import Event
+from cloudevents_kit._result import Ack, Nack, Result
+from cloudevents_kit.stages._adapt import Branch, as_branch
+from cloudevents_kit.stages._report import tell
+from cloudevents_kit.stages._stage import Stage, fate
+
+#: What stands for a branch that was cancelled, though not from here.
+_CUT_OFF = Nack(status=500, reason="the branch was cancelled", retryable=True)
+_ALL_WELL = {Ack}
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """A policy of `fan_out`; see `quorum`."""
+
+    count: int
+    """Branches that must succeed."""
+
+    def __str__(self) -> str:
+        """Write it as it was made."""
+        return f"quorum({self.count})"
+
+
+def quorum(count: int) -> Quorum:
+    """Let `fan_out` succeed when ``count`` of its branches have."""
+    check_count("count", count)
+    return Quorum(count)
+
+
+Policy = Literal["all", "best_effort"] | Quorum
+Report = Callable[[Event, Mapping[str, Result]], object]
+
+
+class _FanOut(Stage):
+    kind = "fan_out"
+
+    def __init__(
+        self,
+        branches: Mapping[str, Branch],
+        policy: Policy,
+        limit: int | None,
+        report: Report | None,
+        name: str | None,
+    ) -> None:
+        super().__init__(name)
+        self._named = dict(branches)
+        self._handlers = [as_branch(branch, name=f"branches[{key!r}]") for key, branch in branches.items()]
+        self._policy = policy
+        self._needed = _needed(policy, len(branches))
+        self._limit = min(limit or len(branches), len(branches))
+        self._report = report
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        return {"policy": str(self._policy), "limit": self._limit}
+
+    @property
+    def branches(self) -> Mapping[str, object]:
+        return self._named
+
+    async def run(self, event: Event, call_next: Handler) -> Outcome:
+        """Run all branches, and go on if enough of them have succeeded."""
+        answers: list[Result] = []
+        outer = fate.get()
+        if outer is not None:  # what becomes of the event in a branch is not what becomes of it
+            fate.set(None)
+        try:
+            if self._limit == 1:
+                events = (event,)
+                for handler in self._handlers:
+                    await settle_each(handler, events, answers)
+            else:
+                await self._at_once(event, answers)
+        finally:
+            if outer is not None:
+                fate.set(outer)
+        if self._report is not None or {*map(type, answers)} != _ALL_WELL:
+            await self._judge(event, dict(zip(self._named, answers, strict=True)))
+        return await call_next(event)
+
+    async def _judge(self, event: Event, results: dict[str, Result]) -> None:
+        """Count and report ``results``; raise a refusal if the policy asks for more than these."""
+        failed = {name: result for name, result in results.items() if isinstance(result, Nack)}
+        for name in failed:
+            self.counts[f"failed.{name}"] += 1
+        if self._report is not None and not await tell(self.name, self._report, event, results):
+            self.counts["report_failed"] += 1
+        if len(results) - len(failed) < self._needed:
+            self.counts["refused"] += 1
+            raise _refusal(failed, len(results)) from _group(failed)
+        if failed:
+            log.warning("stage %s: went on without %s: %s", self.name, _names(failed), name_of(event))
+
+    async def _at_once(self, event: Event, answers: list[Result]) -> None:
+        """Fill ``answers`` in the order of the branches."""
+        answers += [_CUT_OFF] * len(self._handlers)
+        waiting = iter(enumerate(self._handlers))
+
+        async def work() -> None:
+            """Run one branch after the other, as long as there is one that nobody else has taken."""
+            for number, handler in waiting:
+                answers[number] = await settle(handler, event)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._limit - 1):
+                group.create_task(work())
+            await work()
+
+
+def _needed(policy: Policy, count: int) -> int:
+    match policy:
+        case "all":
+            return count
+        case "best_effort":
+            return 0
+        case Quorum(count=wanted) if wanted <= count:
+            return wanted
+        case Quorum():
+            raise ValueError(f"policy: {policy} cannot be reached by {count} branches")
+        case _:
+            raise ValueError(f"policy: must be 'all', 'best_effort' or quorum(n), not {policy!r}")
+
+
+def _names(failed: Mapping[str, Nack]) -> str:
+    return ", ".join(f"{name} ({nack.status})" for name, nack in failed.items())
+
+
+def _refusal(failed: Mapping[str, Nack], count: int) -> Refusal:
+    """Return the worst that branches answered: what is worth sending again counts most, and the longest wait."""
+    worst = max(failed.values(), key=lambda nack: (nack.retryable, nack.status))
+    waits = [nack.retry_after for nack in failed.values() if nack.retryable and nack.retry_after is not None]
+    reason = f"{len(failed)} of {count} branches failed: {_names(failed)}"
+    return Refusal(reason, worst.status, retryable=worst.retryable, after=max(waits, default=None))
+
+
+def _group(failed: Mapping[str, Nack]) -> ExceptionGroup[DeliveryError]:
+    return ExceptionGroup("branches failed", [_error(name, nack) for name, nack in failed.items()])
+
+
+def _error(name: str, nack: Nack) -> DeliveryError:
+    return DeliveryError(nack, f"{name}: nack {nack.status}: {nack.reason or 'no reason given'}")
+
+
+def fan_out(
+    branches: Mapping[str, Branch],
+    *,
+    policy: Policy = "all",
+    limit: int | None = None,
+    report: Report | None = None,
+    name: str | None = None,
+) -> Stage:
+    """Hand each event to all ``branches``, wait for their ends, then let it go on, or refuse it.
+
+    A branch that fails does not keep the others from running. An event that is refused is sent again, and then all
+    branches run again: put `deduplicate` inside those that must not. Replies of branches are in their results alone.
+
+    Args:
+        branches: handlers, sinks and stages, by name; here a stage is followed by nothing.
+        policy: which branches must succeed: ``"all"``, `quorum` (n) of them, or, with ``"best_effort"``, none.
+            If too few do, the event is refused with the worst of their answers, and the names of those that failed.
+        limit: branches that run at once; None for all. With 1 they run one after the other, without tasks.
+        report: called, and awaited, with the event and the result of each branch by name, before the event goes on
+            or is refused. What it raises is logged. A branch that failed is also counted, as ``failed.<name>``, and
+            logged by name if the event goes on without it.
+        name: of this stage.
+    """
+    check_kind("branches", branches, Mapping, "a dict of branches by name")
+    if not branches:
+        raise ValueError("branches: there must be at least one")
+    for one in branches:
+        check_kind("branches", one, str, "named with a str", "the name shows up in answers, logs and metrics")
+    if limit is not None:
+        check_count("limit", limit)
+    if report is not None:
+        check_callable("report", report)
+    return _FanOut(branches, policy, limit, report, name)

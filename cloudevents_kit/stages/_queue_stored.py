@@ -1,0 +1,262 @@
+"""The queue with a store: an event is acknowledged when it is stored, and worked on later, until it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from cloudevents_kit._arguments import check_callable, check_kind, check_methods, check_positive
+from cloudevents_kit._contract import ACCEPTED, Handler, Outcome, log, name_of, settle, verdict
+from cloudevents_kit._deadline import Deadlines
+from cloudevents_kit._errors import StageError
+from cloudevents_kit._event import Event
+from cloudevents_kit._result import Ack
+from cloudevents_kit._retry import RetryPolicy, next_delay
+from cloudevents_kit._tasks import Tasks
+from cloudevents_kit.stages._holding import key_of
+from cloudevents_kit.stages._queue_base import Queue, Settings
+from cloudevents_kit.stages._queue_store import QueueStore
+from cloudevents_kit.stages._stage import cause_of
+
+DeadLetter = Callable[[Event, Exception], Awaitable[object] | object]
+_POLICY = RetryPolicy(attempts=5, initial=1.0, max_delay=60.0, deadline=None)
+_LAST_WORDS = 5.0
+
+
+class _Leased(NamedTuple):
+    token: str
+    event: Event
+    attempts: int
+
+
+class StoredQueue(Queue):
+    """Use `queue` with a store."""
+
+    def __init__(
+        self,
+        store: QueueStore,
+        settings: Settings,
+        *,
+        retry: RetryPolicy | None,
+        dead_letter: DeadLetter | None,
+        lease: float,
+        poll: float,
+        name: str | None,
+    ) -> None:
+        super().__init__(settings, name)
+        check_methods("store", store, "a QueueStore", "put", "lease", "ack", "nack")
+        if retry is not None:
+            check_kind("retry", retry, RetryPolicy, "a RetryPolicy")
+        if dead_letter is not None:
+            check_callable("dead_letter", dead_letter)
+        check_positive("lease", lease)
+        check_positive("poll", poll)
+        self._store, self._dead_letter, self._lease, self._poll = store, dead_letter, lease, poll
+        self._policy = replace(retry or _POLICY, deadline=None)
+        self._handler: Handler | None = None
+        self._limit = Deadlines(lease * 0.9)
+        self._running = 0
+        self._full: deque[asyncio.Future[None]] = deque()
+        self._resting: deque[asyncio.Future[None]] = deque()
+        self._at_work: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        return len(self._full)
+
+    def bind(self, call_next: Handler) -> Handler:
+        """Raise ValueError in a second chain: what is stored does not tell where it came from."""
+        if self._handler not in {None, call_next}:
+            raise ValueError(f"{self.name}: a queue with a store can be in one chain only")
+        self._handler = call_next
+        return super().bind(call_next)
+
+    async def run(self, event: Event, call_next: Handler) -> Outcome:  # noqa: ARG002 - that is for the workers
+        self.check_open()
+        find = self._settings.key
+        key: Any = None if find is None else key_of(self, find, event)
+        text = key if key is None or isinstance(key, str) else repr(key)
+        began = perf_counter()
+        while not await self._put(event, text, began):
+            if self._settings.on_full == "refuse":
+                raise self.refusal("the queue is full", self._settings.retry_after)
+            await self._rest(self._full)
+            self.check_open()
+        self.counts["stored"] += 1
+        _wake(self._resting)
+        return ACCEPTED
+
+    async def _put(self, event: Event, key: str | None, began: float) -> bool:
+        try:
+            return await self._store.put(event, key=key, capacity=self._settings.capacity)
+        except Exception as error:  # noqa: BLE001 - the sender sends again
+            raise self.failure(error, event, began) from cause_of(error)
+
+    async def _rest(self, line: deque[asyncio.Future[None]]) -> None:
+        """Wait in ``line`` to be woken, but not longer than to the next look into the store."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line.append(future)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll):
+                    await future
+        finally:
+            with suppress(ValueError):
+                line.remove(future)
+
+    def start(self) -> None:
+        if self._handler is None:
+            raise RuntimeError(f"{self.name}: a queue with a store must be part of a chain before it is opened")
+        self._tasks = Tasks(lambda error: log.error("stage %s: a worker failed", self.name, exc_info=error))
+        self._closing = False
+        self._context = copy_context()
+        self._hire()
+
+    def resized(self) -> None:
+        if self._users and not self._closing:
+            self._hire()
+
+    def _hire(self) -> None:
+        for number in range(self._workers):
+            if number not in self._at_work:
+                self._at_work[number] = self._tasks.start(self._serve(number), self._context.copy())
+
+    async def finish(self) -> None:
+        """Let the workers end what they have; what is cut off stays in the store."""
+        self._closing = True
+        for line in (self._resting, self._full):
+            while line:
+                _wake(line)
+        try:
+            await self._tasks.close(self._settings.grace)
+        finally:
+            self._limit.close()
+            self._at_work.clear()
+
+    async def _serve(self, number: int) -> None:
+        """Work until there are to be fewer workers, or none."""
+        try:
+            while number < self._workers and not self._closing:
+                leased = await self._next()
+                if leased is None:
+                    if not self._closing:
+                        await self._rest(self._resting)
+                    continue
+                try:
+                    await self._work_on(leased)
+                finally:
+                    _wake(self._full)
+        finally:
+            self._at_work.pop(number, None)
+
+    async def _next(self) -> _Leased | None:
+        try:
+            found = await self._store.lease(self._lease)
+            return None if found is None else _Leased(*found)
+        except Exception as error:  # noqa: BLE001 - the next look may succeed
+            self._report("nothing can be leased", error)
+            return None
+
+    async def _work_on(self, leased: _Leased) -> None:
+        self._running += 1
+        try:
+            error = await self._attempt(leased)
+            await self._conclude(leased, error)
+        except asyncio.CancelledError:
+            with suppress(Exception):  # else the lease expires
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._store.nack(leased.token, delay=0.0)
+            raise
+        except Exception as error:  # noqa: BLE001 - the lease expires, and the event is leased again
+            self._report(f"the store was not told of the end of {name_of(leased.event)}", error)
+        finally:
+            self._running -= 1
+
+    async def _attempt(self, leased: _Leased) -> Exception | None:
+        """Run the chain with the event; return what went wrong."""
+        if leased.attempts > self._policy.attempts:  # it was leased so often, and nobody lived to tell
+            return RuntimeError("every attempt ended with its worker")
+        handler: Any = self._handler
+        failed: list[Exception] = []
+
+        async def attempt(event: Event) -> Outcome:
+            try:
+                return await handler(event)  # type: ignore[no-any-return]
+            except StageError as error:
+                failed.append(error.within(self.name))
+                failed[0].__cause__ = error.__cause__
+                raise
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        try:
+            with self._limit:
+                result = await settle(attempt, leased.event)
+        except TimeoutError as error:
+            log.warning("stage %s: out of time: %s", self.name, name_of(leased.event))
+            return error
+        except asyncio.CancelledError as error:
+            task: Any = asyncio.current_task()
+            if task.cancelling():
+                raise
+            return RuntimeError(f"the handler ended as if it had been cancelled ({error})")
+        if isinstance(result, Ack):
+            self.counts["unanswered"] += result.reply is not None
+            return None
+        return failed[0] if failed else RuntimeError("the handler returned what is no outcome")
+
+    async def _conclude(self, leased: _Leased, error: Exception | None) -> None:
+        """Tell the store how an attempt ended."""
+        if error is None:
+            self._count("done", await self._store.ack(leased.token))
+            return
+        nack = verdict(error, leased.event)
+        delay = next_delay(self._policy, leased.attempts, nack, chance=self._policy.chance())
+        if delay is not None:
+            self._count("retried", await self._store.nack(leased.token, delay=delay))
+        elif await self._hand_over(leased.event, error):
+            self._count("dead_lettered", await self._store.ack(leased.token))
+        else:
+            log.error("stage %s: parked: %s", self.name, name_of(leased.event), exc_info=error)
+            self._count("parked", await self._store.nack(leased.token, delay=None))
+
+    async def _hand_over(self, event: Event, error: Exception) -> bool:
+        if self._dead_letter is None:
+            return False
+        try:
+            taken = self._dead_letter(event, error)
+            if inspect.isawaitable(taken):
+                await taken
+        except Exception as second:  # noqa: BLE001 - the event is parked instead
+            self._report(f"could not be handed over: {name_of(event)}", second)
+            return False
+        return True
+
+    def _count(self, what: str, valid: bool) -> None:  # noqa: FBT001
+        """Count an end; that of a void lease is not the event's, which somebody else has."""
+        self.counts[what if valid else "late"] += 1
+
+    def _report(self, what: str, error: Exception) -> None:
+        self.counts["store_failed"] += 1
+        log.error("stage %s: %s", self.name, what, exc_info=error)
+
+
+def _wake(line: deque[asyncio.Future[None]]) -> None:
+    """Wake the one that has waited longest."""
+    while line:
+        future = line.popleft()
+        if not future.done():
+            future.set_result(None)
+            return
