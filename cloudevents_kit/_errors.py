@@ -8,6 +8,8 @@
     │   │   └── BindingError                   a message holds no event that can be read at all
     │   ├── DeliveryError                      raised by ``result.raise_for_outcome()``
     │   ├── StageError                         a processing stage failed; its cause is what went wrong
+    │   ├── StoreError                         a store cannot be opened, or not be used now
+    │   ├── saga.SagaError                     a saga is stuck: what it did can be neither completed nor taken back
     │   ├── cesql.ParseError (also ValueError)     a text is no CloudEvents SQL
     │   └── filters.FilterError (also ValueError)  a subscription filter breaks a rule
     └── Refusal                                raised by a handler to choose the answer
@@ -126,6 +128,13 @@ class StageError(CloudEventsError):
     def within(self, name: str) -> StageError:
         """Return the same error as it looks from the stage ``name`` around it. Raise it from this one's cause."""
         return StageError((name, *self.path), self.key, elapsed=self.elapsed, kind=self.kind, attempts=self.attempts)
+
+
+class StoreError(CloudEventsError):
+    """A store cannot be opened, or cannot be used now. The text says what to do, and tells no password.
+
+    What the call was to write is not stored for sure; it may be.
+    """
 
 
 class Refusal(_Portable):

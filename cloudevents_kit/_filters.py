@@ -223,3 +223,19 @@ def _nestable(one: Filter, path: str) -> Filter:
     if not one._parts:
         raise FilterError(path, "an empty array of filters cannot stand within another filter")
     return Filter("all", one._parts)
+
+
+def decide(one: Filter, type: str) -> bool | None:
+    """Tell what becomes of all events of ``type``, or None if that depends on more than the type."""
+    dialect, parts = one._dialect, one._parts
+    if dialect in MATCHERS:
+        match = MATCHERS[dialect]
+        known = [match(name, text)({name: type}) is True if name == "type" else None for name, text in parts]
+    elif dialect == "sql":
+        return None
+    else:
+        known = [decide(part, type) for part in parts]
+    if dialect == "not":
+        return None if known[0] is None else not known[0]
+    ends = dialect == "any"  # one such part decides for all
+    return ends if ends in known else None if None in known else not ends

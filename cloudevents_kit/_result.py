@@ -97,6 +97,8 @@ class Nack(_Outcome):
     """Every try, in order."""
     elapsed: float = 0.0
     """Seconds from the call to this result, waits included."""
+    dead_lettered: bool = False
+    """Whether the event was stored as a dead letter, from where it can be sent again: see `dead_letter`."""
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise DeliveryError."""
@@ -118,6 +120,8 @@ class Undelivered(_Outcome):
     """Every try, in order."""
     elapsed: float = 0.0
     """Seconds from the call to this result, waits included."""
+    dead_lettered: bool = False
+    """Whether the event was stored as a dead letter, from where it can be sent again: see `dead_letter`."""
 
     def raise_for_outcome(self) -> NoReturn:
         """Raise DeliveryError."""

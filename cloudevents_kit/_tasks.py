@@ -52,6 +52,34 @@ class Tasks:
         return len(left)
 
 
+async def see_through(work: Coroutine[Any, Any, T], seconds: float, report: Callable[[Exception], None]) -> T:
+    """Return what ``work`` returns; it has ``seconds``, and goes on to its end if this task is cancelled meanwhile.
+
+    A second cancellation is for the work, too. ``report`` is called with what it raises after a cancellation.
+    """
+
+    async def limited() -> T:
+        async with asyncio.timeout(seconds):
+            return await work
+
+    def ended(task: asyncio.Task[T]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            report(error)
+
+    task = asyncio.get_running_loop().create_task(limited())
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+            task.add_done_callback(ended)
+        raise
+    return task.result()
+
+
 async def run_bounded(
     items: AsyncIterable[T] | Iterable[T], work: Callable[[T], Awaitable[R]], limit: int
 ) -> AsyncGenerator[R]:

@@ -197,7 +197,9 @@ def bind(function: Callable[..., Any]) -> Handler:
         return as_handler(function)
     kind = _annotation(function, parameters[1].name)
     if is_async(function):
-        return lambda event: function(event, event.as_type(kind))
+        typed: Any = lambda event: function(event, event.as_type(kind))  # noqa: E731 - it gets a mark
+        typed.is_async_handler = True  # whoever wraps it must not run it in a thread
+        return typed  # type: ignore[no-any-return]
     return as_handler(lambda event: function(event, event.as_type(kind)))
 
 

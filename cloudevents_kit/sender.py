@@ -107,6 +107,7 @@ class Sender:
             session=session,
         )
         self._mode: Mode = mode
+        self._url = str(url)
         self._destination = Destination(
             self._client,
             self._retry,
@@ -119,6 +120,11 @@ class Sender:
         self._max_batch = max_batch
         self._max_batch_bytes = max_batch_bytes
         self._inherit = inherit
+
+    @property
+    def url(self) -> str:
+        """Where events go, as it was given: it may hold secrets."""
+        return self._url
 
     async def __aenter__(self) -> Self:
         """Open the pool."""

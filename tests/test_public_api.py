@@ -30,15 +30,24 @@ BY_PATH = {
     "asgi": {"AsgiReceiver", "asgi_app"},
     "blocking": {"Sender"},
     "cesql": {"MAX_LENGTH", "EvaluationError", "Expression", "Functions", "Kind", "ParseError", "parse"},
+    "dead_letter": {
+        "DeadLetter", "DeadLetterSink", "DeadLetterStore", "Forwarder", "Redriven", "Tried", "dead_letters",
+        "forwarded", "keeper", "letters", "purge", "redrive",
+    },
     "filters": {
         "MAX_DEPTH", "MAX_FILTERS", "Filter", "FilterError", "all_of", "any_of", "exact", "from_json", "not_", "prefix",
         "sql", "suffix",
     },
+    "outbox": {"DeadLetter", "Lag", "Outbox", "OutboxStore"},
+    "pubsub": {"FanOut", "PartialAck", "Published", "Queued", "Quorum", "Subscription", "Unsent", "quorum"},
     "receiver": {"Receiver"},
     "request_reply": {"Requests"},
     "router": {"Pattern", "Router", "bind", "on"},
+    "saga": {
+        "Context", "InDoubt", "Journal", "Report", "Saga", "SagaError", "Status", "Step", "Wait", "ask", "reacts",
+    },
     "sender": {"Sender"},
-    "stores": set(),  # its modules are imported by their own paths
+    "stores": {"Store", "StoreError", "open_store"},
 }  # fmt: skip
 #: Every method and property of the classes that most programs use.
 MEMBERS = {
@@ -56,7 +65,7 @@ MEMBERS = {
         "retry_possibly_delivered", "retryable", "seed", "statuses",
     },
     "Router": {"branches", "include", "is_async_handler", "on"},
-    "Sender": {"close", "request", "send", "send_all", "send_batch"},
+    "Sender": {"close", "request", "send", "send_all", "send_batch", "url"},
     "HandlerSink": {"send"},
 }  # fmt: skip
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

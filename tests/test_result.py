@@ -29,9 +29,12 @@ every = pytest.mark.parametrize("result", RESULTS, ids=lambda result: str(RESULT
 def test_a_result_without_arguments_can_be_shown() -> None:
     """K-C1: given a default-constructed result in user code, when str(), then no exception."""
     assert str(Ack()) == "Ack(status=204, reply=None, reply_error=None, attempts=(), elapsed=0.0)"
-    assert str(Nack()) == "Nack(status=500, reason='', retryable=False, retry_after=None, attempts=(), elapsed=0.0)"
+    assert str(Nack()) == (
+        "Nack(status=500, reason='', retryable=False, retry_after=None, attempts=(), elapsed=0.0, dead_lettered=False)"
+    )
     assert str(Undelivered()) == (
-        "Undelivered(reason='unknown', error='', possibly_delivered=False, attempts=(), elapsed=0.0)"
+        "Undelivered(reason='unknown', error='', possibly_delivered=False, attempts=(), elapsed=0.0, "
+        "dead_lettered=False)"
     )
     assert str(Attempt()) == "Attempt(number=1, status=None, error=None, wait=0.0, elapsed=0.0)"
 

@@ -21,7 +21,7 @@ from cloudevents_kit.stages._conditions import Condition
 from cloudevents_kit.stages._deduplicate import deduplicate
 from cloudevents_kit.stages._describe import Description, describe
 from cloudevents_kit.stages._endpoints import endpoints
-from cloudevents_kit.stages._fan_out import Quorum, fan_out, quorum
+from cloudevents_kit.stages._fan_out import fan_out
 from cloudevents_kit.stages._flow import PASS, REJECT, first_of, route, when
 from cloudevents_kit.stages._functions import enrich, keep_if, tap, transform, validate
 from cloudevents_kit.stages._guards import Bulkhead, bulkhead, retry, timeout
@@ -31,6 +31,7 @@ from cloudevents_kit.stages._observe import Observed, observe
 from cloudevents_kit.stages._on_error import on_error
 from cloudevents_kit.stages._operators import RuleError
 from cloudevents_kit.stages._order import Order, order
+from cloudevents_kit.stages._policy import Quorum, quorum
 from cloudevents_kit.stages._queue import queue
 from cloudevents_kit.stages._queue_base import Queue
 from cloudevents_kit.stages._queue_store import QueueStore

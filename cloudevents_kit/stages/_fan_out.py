@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from cloudevents_kit._arguments import check_callable, check_count, check_kind
 from cloudevents_kit._contract import Handler, Outcome, log, name_of, settle, settle_each
-from cloudevents_kit._errors import DeliveryError, Refusal
+from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack, Nack, Result
 from cloudevents_kit.stages._adapt import Branch, as_branch
+from cloudevents_kit.stages._policy import Policy, group_of, names, needed, refusal
 from cloudevents_kit.stages._report import tell
 from cloudevents_kit.stages._stage import Stage, fate
 
@@ -21,25 +20,6 @@ _CUT_OFF = Nack(status=500, reason="the branch was cancelled", retryable=True)
 _ALL_WELL = {Ack}
 
 
-@dataclass(frozen=True, slots=True)
-class Quorum:
-    """A policy of `fan_out`; see `quorum`."""
-
-    count: int
-    """Branches that must succeed."""
-
-    def __str__(self) -> str:
-        """Write it as it was made."""
-        return f"quorum({self.count})"
-
-
-def quorum(count: int) -> Quorum:
-    """Let `fan_out` succeed when ``count`` of its branches have."""
-    check_count("count", count)
-    return Quorum(count)
-
-
-Policy = Literal["all", "best_effort"] | Quorum
 Report = Callable[[Event, Mapping[str, Result]], object]
 
 
@@ -58,7 +38,9 @@ class _FanOut(Stage):
         self._named = dict(branches)
         self._handlers = [as_branch(branch, name=f"branches[{key!r}]") for key, branch in branches.items()]
         self._policy = policy
-        self._needed = _needed(policy, len(branches))
+        self._needed = needed(policy, len(branches))
+        if self._needed > len(branches):
+            raise ValueError(f"policy: {policy} cannot be reached by {len(branches)} branches")
         self._limit = min(limit or len(branches), len(branches))
         self._report = report
 
@@ -99,9 +81,12 @@ class _FanOut(Stage):
             self.counts["report_failed"] += 1
         if len(results) - len(failed) < self._needed:
             self.counts["refused"] += 1
-            raise _refusal(failed, len(results)) from _group(failed)
+            worst = refusal(failed, len(results), "branches")
+            raise Refusal(worst.reason, worst.status, retryable=worst.retryable, after=worst.retry_after) from group_of(
+                failed, "branches"
+            )
         if failed:
-            log.warning("stage %s: went on without %s: %s", self.name, _names(failed), name_of(event))
+            log.warning("stage %s: went on without %s: %s", self.name, names(failed), name_of(event))
 
     async def _at_once(self, event: Event, answers: list[Result]) -> None:
         """Fill ``answers`` in the order of the branches."""
@@ -117,40 +102,6 @@ class _FanOut(Stage):
             for _ in range(self._limit - 1):
                 group.create_task(work())
             await work()
-
-
-def _needed(policy: Policy, count: int) -> int:
-    match policy:
-        case "all":
-            return count
-        case "best_effort":
-            return 0
-        case Quorum(count=wanted) if wanted <= count:
-            return wanted
-        case Quorum():
-            raise ValueError(f"policy: {policy} cannot be reached by {count} branches")
-        case _:
-            raise ValueError(f"policy: must be 'all', 'best_effort' or quorum(n), not {policy!r}")
-
-
-def _names(failed: Mapping[str, Nack]) -> str:
-    return ", ".join(f"{name} ({nack.status})" for name, nack in failed.items())
-
-
-def _refusal(failed: Mapping[str, Nack], count: int) -> Refusal:
-    """Return the worst that branches answered: what is worth sending again counts most, and the longest wait."""
-    worst = max(failed.values(), key=lambda nack: (nack.retryable, nack.status))
-    waits = [nack.retry_after for nack in failed.values() if nack.retryable and nack.retry_after is not None]
-    reason = f"{len(failed)} of {count} branches failed: {_names(failed)}"
-    return Refusal(reason, worst.status, retryable=worst.retryable, after=max(waits, default=None))
-
-
-def _group(failed: Mapping[str, Nack]) -> ExceptionGroup[DeliveryError]:
-    return ExceptionGroup("branches failed", [_error(name, nack) for name, nack in failed.items()])
-
-
-def _error(name: str, nack: Nack) -> DeliveryError:
-    return DeliveryError(nack, f"{name}: nack {nack.status}: {nack.reason or 'no reason given'}")
 
 
 def fan_out(

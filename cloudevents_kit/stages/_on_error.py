@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable
 from time import perf_counter
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 from cloudevents_kit._arguments import check_callable, check_positive
 from cloudevents_kit._contract import Handler, Outcome, log, name_of, verdict
@@ -21,8 +21,12 @@ ErrorHook = Callable[[Event, Exception], Awaitable[object] | object]
 Only = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
 
-class _OnError(Stage):
+class OnError(Stage):
+    """Use `on_error`."""
+
     kind = "on_error"
+    handed_over: ClassVar[str] = "handed_over"
+    """What is noted of an event whose hook returned."""
 
     def __init__(self, action: str | ErrorHook, only: Only | None, seconds: float, name: str | None) -> None:
         if isinstance(action, str):
@@ -34,12 +38,16 @@ class _OnError(Stage):
         super().__init__(name)
         self._action = action
         self._seconds = seconds
-        self._chosen = _chooser(only)
+        self._only = _chooser(only)
 
     @property
     def parameters(self) -> Mapping[str, object]:
         action = self._action if isinstance(self._action, str) else "hook"
         return {"action": action, "timeout": self._seconds}
+
+    def chooses(self, error: Exception, event: Event) -> bool:  # noqa: ARG002 - for stages that ask what it means for it
+        """Tell whether this stage deals with ``error``."""
+        return self._only(error)
 
     async def run(self, event: Event, call_next: Handler) -> Outcome:
         try:
@@ -47,7 +55,7 @@ class _OnError(Stage):
         except Exception as error:
             began = perf_counter()
             try:
-                chosen = self._action != "propagate" and self._chosen(error)
+                chosen = self._action != "propagate" and self.chooses(error, event)
             except Exception as broken:  # noqa: BLE001 - reported with the error it was asked about
                 self._fail(error, broken, event, began)
             if not chosen:
@@ -66,7 +74,7 @@ class _OnError(Stage):
             await _outwait(task)
         except asyncio.CancelledError:  # the event is not acknowledged, whatever the hook did
             if (broken := _broken(task)) is None:
-                self.counts["handed_over"] += 1
+                self.counts[self.handed_over] += 1
                 raise
             self.counts["hook_failed"] += 1
             both = ExceptionGroup("the hook failed", [error, broken])
@@ -75,7 +83,7 @@ class _OnError(Stage):
         if (broken := _broken(task)) is not None:
             self.counts["hook_failed"] += 1
             self._fail(error, broken, event, began)
-        self.note("handed_over")
+        self.note(self.handed_over)
 
     async def _call(self, hook: ErrorHook, event: Event, error: Exception) -> None:
         async with asyncio.timeout(self._seconds):
@@ -146,4 +154,4 @@ def on_error(
     reaches it. It never runs for a cancelled event. ``only`` chooses the errors: a type or several, which also match
     the cause of a `StageError`, or a predicate. The others pass.
     """
-    return _OnError(action, only, timeout, name)
+    return OnError(action, only, timeout, name)

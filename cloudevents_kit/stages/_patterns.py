@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cloudevents_kit.stages._extra import load
+from cloudevents_kit._extra import load
 
 LONGEST_PATTERN = 1_000
 _LARGEST_PROGRAM = 5_000

@@ -7,8 +7,6 @@ that is cancelled leaves the queue, or ends the work on its event.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Hashable
 from contextlib import suppress
 from typing import Literal
 
@@ -19,137 +17,52 @@ from cloudevents_kit.stages._holding import Key, key_of
 from cloudevents_kit.stages._queue_base import Queue, Settings
 from cloudevents_kit.stages._queue_store import QueueStore
 from cloudevents_kit.stages._queue_stored import DeadLetter, StoredQueue
-
-#: Callers that wait, in their order; True tells them to run, False to give up.
-_Line = OrderedDict[asyncio.Future[bool], Hashable]
+from cloudevents_kit.stages._turns import Turns
 
 
 class _WaitingQueue(Queue):
     def __init__(self, settings: Settings, name: str | None) -> None:
         super().__init__(settings, name)
-        self._running = self._waiting = 0
-        self._ready: _Line = OrderedDict()
-        #: The keys of the events that run or are ready, each with the line of those behind.
-        self._keys: dict[Hashable, _Line | None] = {}
-        self._idle: asyncio.Future[None] | None = None
+        self._turns = Turns(self._workers)
 
     @property
     def running(self) -> int:
-        return self._running
+        return self._turns.running
 
     @property
     def waiting(self) -> int:
-        return self._waiting
+        return self._turns.waiting
 
     async def run(self, event: Event, call_next: Handler) -> Outcome:
         self.check_open()
         find = self._settings.key
         key = None if find is None else key_of(self, find, event)
-        if self._running < self._workers and (key is None or key not in self._keys):
-            self._running += 1
-            if key is not None:
-                self._keys[key] = None
-        else:
-            await self._turn(key)
+        turns, settings = self._turns, self._settings
+        if settings.on_full == "refuse" and turns.waiting >= settings.capacity and not turns.is_free(key):
+            raise self.refusal("the queue is full", settings.retry_after)
+        turn = turns.ask(key)
+        if turn is not None and not await turns.wait(turn, key):
+            raise self.refusal("the queue is closed", settings.retry_after)
         try:
             return await call_next(event)
         finally:
-            self._end(key)
-
-    async def _turn(self, key: Hashable) -> None:
-        """Wait for a worker. Raises Retry if there will be none."""
-        if self._settings.on_full == "refuse" and self._waiting >= self._settings.capacity:
-            raise self.refusal("the queue is full", self._settings.retry_after)
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        line = self._line_of(key)
-        line[future] = key
-        self._waiting += 1
-        try:
-            mine = await future
-        except asyncio.CancelledError:
-            if not future.cancelled() and future.result():
-                self._end(key)
-            else:
-                self._leave(line, future, key)
-            raise
-        finally:
-            self._waiting -= 1
-        if not mine:
-            raise self.refusal("the queue is closed", self._settings.retry_after)
-
-    def _line_of(self, key: Hashable) -> _Line:
-        if key is None:
-            return self._ready
-        if key not in self._keys:
-            self._keys[key] = None
-            return self._ready
-        line = self._keys[key]
-        if line is None:
-            line = self._keys[key] = OrderedDict()
-        return line
-
-    def _leave(self, line: _Line, future: asyncio.Future[bool], key: Hashable) -> None:
-        if future in self._ready:
-            del self._ready[future]
-            self._release(key)
-        else:
-            line.pop(future, None)
-
-    def _end(self, key: Hashable) -> None:
-        """Count out an event that has run."""
-        self._running -= 1
-        self._release(key)
-        self._dispatch()
-        if self._idle is not None and not self._running and not self._idle.done():
-            self._idle.set_result(None)
-
-    def _release(self, key: Hashable) -> None:
-        """Let the next event of ``key`` be ready."""
-        if key is None:
-            return
-        line = self._keys[key]
-        if line:
-            future, _ = line.popitem(last=False)
-            self._ready[future] = key
-        else:
-            del self._keys[key]
-
-    def _dispatch(self) -> None:
-        """Let run what is ready."""
-        while self._ready and self._running < self._workers:
-            future, key = self._ready.popitem(last=False)
-            if future.done():  # cancelled, which its task does not know yet
-                self._release(key)
-                continue
-            self._running += 1
-            future.set_result(True)
+            turns.end(key)
 
     def resized(self) -> None:
-        self._dispatch()
+        self._turns.places = self._workers
+        self._turns.dispatch()
 
     def start(self) -> None:
         """There is nothing to begin."""
 
     async def finish(self) -> None:
         """Wait for what runs and what waits; refuse what still waits in the end. What runs belongs to its callers."""
-        if self._running:
-            self._idle = asyncio.get_running_loop().create_future()
-            try:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._settings.grace):
-                        await self._idle
-            finally:
-                self._idle = None
-                self._refuse_all()
-
-    def _refuse_all(self) -> None:
-        left = [*self._ready, *(future for line in self._keys.values() if line for future in line)]
-        running = self._keys.keys() - {key for key in self._ready.values() if key is not None}
-        self._keys = dict.fromkeys(running)
-        self._ready.clear()
-        for future in left:
-            if not future.done():
-                future.set_result(False)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.grace):
+                    await self._turns.all_ended()
+        finally:
+            self._turns.refuse_all()
 
 
 def queue(

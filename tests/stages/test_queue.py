@@ -168,7 +168,7 @@ async def test_who_leaves_frees_its_place_and_disturbs_no_other() -> None:
     ]  # fmt: skip
     assert sorted(work.begun) == ["A1", "A2", "A4", "B2"]
     assert work.begun.index("A2") < work.begun.index("A4")
-    assert (stage.running, stage.waiting, stage._keys, len(stage._ready)) == (0, 0, {}, 0)  # type: ignore[attr-defined]
+    assert (stage.running, stage.waiting, stage._turns._keys, len(stage._turns._ready)) == (0, 0, {}, 0)  # type: ignore[attr-defined]
 
 
 @virtual
@@ -261,7 +261,7 @@ async def test_a_close_refuses_what_still_waits_after_its_grace_and_nobody_waits
     results: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
     assert clock.monotonic() == 2  # those that ran were not cut off: they belong to their callers
     assert statuses(results[:8]) == [200, 200, 200, 200, 503, 503, 503, 503]
-    assert (stage.running, stage.waiting, stage._keys) == (0, 0, {})  # type: ignore[attr-defined]
+    assert (stage.running, stage.waiting, stage._turns._keys) == (0, 0, {})  # type: ignore[attr-defined]
     async with stages.running(handler):
         assert statuses(await asyncio.gather(*start(handler, *range(9)))) == [200] * 9
 

@@ -186,6 +186,7 @@ async def test_a_cut_off_event_is_due_at_once(clock: LoopClock) -> None:
 
 @virtual
 async def test_an_event_that_takes_longer_than_its_lease_is_cancelled_and_tried_again(clock: LoopClock) -> None:
+    """K-D10."""
     running = most = 0
 
     async def work(event: Event) -> None:

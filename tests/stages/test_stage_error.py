@@ -9,11 +9,24 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit import DataError, Event, Handler, HandlerSink, Nack, Outcome, Reject, Retry, forward, settle, wrap
+from cloudevents_kit import (
+    DataError,
+    Event,
+    Handler,
+    HandlerSink,
+    Nack,
+    Outcome,
+    Reject,
+    Retry,
+    _extra,
+    forward,
+    settle,
+    wrap,
+)
 from cloudevents_kit._contract import verdict
 from cloudevents_kit._lifecycle import Lifecycle, links, parts_of, walk
 from cloudevents_kit._tasks import Tasks
-from cloudevents_kit.stages import Stage, StageError, _extra, chain, running, stage, tap
+from cloudevents_kit.stages import Stage, StageError, chain, running, stage, tap
 from cloudevents_kit.stages._stage import cause_of
 from tests.support.events import new
 from tests.support.parts import HandlerPart, Part, StagePart

@@ -150,14 +150,16 @@ async def one_that_was_cancelled_is_handed_out_again(make: Make) -> None:
     store = make()
     await add(store, "1")
     given: list[str] = []
+    called = asyncio.Event()
 
     async def hand_out(tally: Tally) -> None:
         given.append(tally.key)
         if len(given) == 1:
+            called.set()
             await asyncio.Event().wait()
 
     task = asyncio.ensure_future(store.close(10, hand_out))
-    await asyncio.sleep(0)
+    await called.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, assert_never, assert_type
 
@@ -28,6 +28,7 @@ from cloudevents_kit import (
     Undelivered,
     blocking,
     current_event,
+    filters,
     forward,
     from_http,
     from_json,
@@ -38,6 +39,7 @@ from cloudevents_kit import (
     wrap,
 )
 from cloudevents_kit.asgi import asgi_app
+from cloudevents_kit.pubsub import FanOut, PartialAck, Published, Queued, Subscription, Unsent, quorum
 from cloudevents_kit.request_reply import Requests
 from cloudevents_kit.stores.memory import MemoryDedupeStore
 
@@ -362,3 +364,35 @@ def stateful_stages() -> list[Middleware]:
     stages.deduplicate(when_running="queue")  # type: ignore[arg-type]
     wrong: Handler = stages.deduplicate()  # type: ignore[assignment]
     return [stages.deduplicate(store), wrong]  # type: ignore[list-item]
+
+
+# Publish and subscribe.
+
+
+async def typed_handler(event: Event, order: Order) -> None: ...
+
+
+async def publishing(event: Event, sender: Sender) -> Sink:
+    events = FanOut([Subscription("a", sender), Subscription("b", typed_handler, key=stages.order_key)])
+    events.subscribe(Subscription("c", plain, filters.exact(type="a"), retry=RetryPolicy(), dead_letter=sender))
+    events.subscribe(Subscription("d", kind_of))  # type: ignore[arg-type]
+    events.subscribe(Subscription("e", plain, "com.example.*"))  # type: ignore[arg-type]
+    events.subscribe(handle)  # type: ignore[arg-type]
+    kept: Callable[[Event], None] = events.on("com.example.*", order=1)(plain)
+    kept(event)
+    events.on("com.example.*", ordre=1)  # type: ignore[call-arg]
+    events.on("com.example.*", on_full="drop")  # type: ignore[arg-type]
+    FanOut(policy=quorum(2))
+    FanOut(policy="most")  # type: ignore[arg-type]
+    published = await events.publish(event, timeout=5)
+    assert_type(published, Published)
+    assert_type(published["a"], Result)
+    assert_type(published.failed, Mapping[str, Nack | Undelivered])
+    match published.result:
+        case PartialAck(failed=failed):
+            assert_type(failed, Mapping[str, Nack | Undelivered])
+        case Ack() | Nack() | Undelivered():
+            pass
+    assert_type(await events.publish_soon(event), Queued)
+    assert_type(await events.close(), tuple[Unsent, ...])
+    return events

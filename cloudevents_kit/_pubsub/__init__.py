@@ -1,0 +1,1 @@
+"""What `cloudevents_kit.pubsub` is made of."""

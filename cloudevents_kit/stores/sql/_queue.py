@@ -1,0 +1,199 @@
+"""Events of a queue, a row each. An event is leased by an update that names the lease, and gone when it is done."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from cloudevents_kit import _json
+from cloudevents_kit._event import Event
+from cloudevents_kit.stages._memo import identity, safe_key
+from cloudevents_kit.stores.sql._group import Lane
+from cloudevents_kit.stores.sql._schema import METADATA, MICROS, NUMBER, Row, creation, micros, now
+
+QUEUE = sa.Table(
+    "cek_queue",
+    METADATA,
+    sa.Column("id", NUMBER, primary_key=True),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("identity", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("event", sa.LargeBinary, nullable=False),
+    sa.Column("due", MICROS, nullable=False),  # or when its lease ends
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("token", sa.Text, nullable=False, default=""),  # of its lease
+    sa.Column("parked", sa.Boolean, nullable=False, default=False),
+    sa.Index("cek_queue_identity", "scope", "identity", unique=True),
+    sa.Index("cek_queue_order", "scope", "parked", "id"),
+    sa.Index("cek_queue_key", "scope", "key", "id"),
+    sqlite_autoincrement=True,  # an order that holds for good: no number is given twice
+)
+STEP = creation(QUEUE)
+
+Leased = tuple[str, Event, int]
+
+
+@dataclass(slots=True)
+class _Put:
+    event: Event
+    key: str | None
+    capacity: int
+    identity: str
+
+
+@dataclass(slots=True)
+class _Lease:
+    seconds: float
+    token: str = field(default_factory=lambda: os.urandom(12).hex())
+    tried: bool = False
+    """True if it may have been made by an earlier attempt."""
+
+
+class SqlQueueStore:
+    """Events that are to be done. Leases run by the clock of the database."""
+
+    def __init__(self, lane: Lane, scope: str) -> None:
+        """Use `open_store`."""
+        self._scope = scope
+        self._mine = QUEUE.c.scope == scope
+        self._locks = not lane.database.is_sqlite
+        self._put = lane.operation(self._put_all)
+        self._lease = lane.operation(self._lease_all)
+        self._ack = lane.operation(self._ack_all)
+        self._nack = lane.operation(self._nack_all)
+        earlier = QUEUE.alias("earlier")
+        first = ~sa.exists().where(
+            earlier.c.scope == scope, earlier.c.key == QUEUE.c.key, ~earlier.c.parked, earlier.c.id < QUEUE.c.id
+        )
+        due = sa.select(QUEUE.c.id).where(
+            self._mine, ~QUEUE.c.parked, QUEUE.c.due <= now(), sa.or_(QUEUE.c.key.is_(None), first)
+        )
+        most: Any = sa.bindparam("most", type_=sa.Integer)
+        picked = due.order_by(QUEUE.c.id).limit(most).with_for_update(skip_locked=True, of=QUEUE).cte("picked")
+        self._pick = (
+            sa.update(QUEUE)
+            .where(QUEUE.c.id.in_(sa.select(picked.c.id)))
+            .values(
+                token=sa.bindparam("lease"),
+                due=now() + sa.bindparam("lasts", type_=MICROS),
+                attempts=QUEUE.c.attempts + 1,
+            )
+            .returning(QUEUE.c.id, QUEUE.c.event, QUEUE.c.attempts)
+        )
+
+    async def put(self, event: Event, /, *, key: str | None, capacity: int) -> bool:
+        """See `stages.QueueStore`."""
+        return await self._put(_Put(event, key and safe_key(key), capacity, identity(event)))
+
+    async def lease(self, seconds: float, /) -> Leased | None:
+        """See `stages.QueueStore`."""
+        return await self._lease(_Lease(seconds))
+
+    async def ack(self, token: str, /) -> bool:
+        """See `stages.QueueStore`."""
+        parsed = _parse(token)
+        return parsed is not None and await self._ack(parsed)
+
+    async def nack(self, token: str, /, *, delay: float | None) -> bool:
+        """See `stages.QueueStore`."""
+        parsed = _parse(token)
+        return parsed is not None and await self._nack((parsed, delay))
+
+    async def _put_all(self, connection: AsyncConnection, items: list[_Put]) -> list[bool]:
+        if self._locks:  # what is counted must not change, and the order must be that of the commits
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"cek:{self._scope}"))))
+        names = sa.select(QUEUE.c.identity, QUEUE.c.parked).where(
+            self._mine, QUEUE.c.identity.in_({item.identity for item in items})
+        )
+        known = {row.identity: row.parked for row in await connection.execute(names)}
+        most = max(item.capacity for item in items)
+        some = sa.select(QUEUE.c.id).where(self._mine, ~QUEUE.c.parked).limit(most).subquery()
+        stored = await connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+        rows: dict[str, dict[str, object]] = {}
+        answers = []
+        for item in items:
+            new = known.get(item.identity, True)
+            if new and stored < item.capacity:
+                rows[item.identity] = {
+                    "identity": item.identity,
+                    "key": item.key,
+                    "event": _json.encode(item.event),
+                }
+                known[item.identity] = new = False
+                stored += 1
+            answers.append(not new)
+        if rows:
+            await self._insert(connection, rows)
+        return answers
+
+    async def _insert(self, connection: AsyncConnection, rows: dict[str, dict[str, object]]) -> None:
+        """Put ``rows`` at the end, those that were parked, too."""
+        await connection.execute(sa.delete(QUEUE).where(self._mine, QUEUE.c.parked, QUEUE.c.identity.in_(rows)))
+        values: dict[str, Any] = {name: sa.bindparam(name) for name in ("identity", "key", "event")}
+        await connection.execute(sa.insert(QUEUE).values(scope=self._scope, due=now(), **values), [*rows.values()])
+
+    async def _lease_all(self, connection: AsyncConnection, items: list[_Lease]) -> list[Leased | Exception | None]:
+        by_seconds: dict[float, list[_Lease]] = defaultdict(list)
+        for item in items:
+            by_seconds[item.seconds].append(item)
+        answers: dict[int, Leased | Exception | None] = {}
+        for seconds, leases in by_seconds.items():
+            found = await self._lease_some(connection, seconds, leases)
+            answers.update({id(lease): None for lease in leases})
+            answers.update({id(lease): event for lease, event in zip(leases, found, strict=False)})
+        return [answers[id(item)] for item in items]
+
+    async def _lease_some(
+        self, connection: AsyncConnection, seconds: float, leases: list[_Lease]
+    ) -> list[Leased | Exception]:
+        """Return the first events that are due, at most one for each of ``leases``, in their order."""
+        token = leases[0].token
+        rows: list[Row] = []
+        if leases[0].tried:
+            made = sa.select(QUEUE.c.id, QUEUE.c.event, QUEUE.c.attempts)
+            rows += await connection.execute(made.where(self._mine, QUEUE.c.token == token, QUEUE.c.due > now()))
+        leases[0].tried = True
+        if len(rows) < len(leases):
+            given = {"most": len(leases) - len(rows), "lease": token, "lasts": micros(seconds)}
+            rows += await connection.execute(self._pick, given)
+        return [_leased(row, token) for row in sorted(rows)]
+
+    async def _ack_all(self, connection: AsyncConnection, leases: list[tuple[int, str]]) -> list[bool]:
+        done = sa.delete(QUEUE).where(self._mine, QUEUE.c.due > now(), sa.tuple_(QUEUE.c.id, QUEUE.c.token).in_(leases))
+        gone = set(await connection.scalars(done.returning(QUEUE.c.id)))
+        answers = []
+        for number, _ in leases:
+            answers.append(number in gone)
+            gone.discard(number)
+        return answers
+
+    async def _nack_all(
+        self, connection: AsyncConnection, items: list[tuple[tuple[int, str], float | None]]
+    ) -> list[bool]:
+        answers = []
+        for (number, token), delay in items:
+            back = (
+                sa.update(QUEUE)
+                .where(self._mine, QUEUE.c.id == number, QUEUE.c.token == token, QUEUE.c.due > now())
+                .values(token="", parked=delay is None, due=now() + micros(delay or 0.0))
+            )
+            answers.append((await connection.execute(back)).rowcount == 1)
+        return answers
+
+
+def _leased(row: Row, token: str) -> Leased | Exception:
+    try:
+        return f"{row.id}.{token}", _json.decode(row.event), row.attempts
+    except Exception as error:  # noqa: BLE001 - raised to whoever would have got it
+        return error
+
+
+def _parse(token: str) -> tuple[int, str] | None:
+    """Return number and token of what `_leased` told; None for anything else."""
+    number, _, name = token.partition(".")
+    return (int(number), name) if number.isascii() and number.isdecimal() and len(number) <= 18 and name else None
