@@ -32,6 +32,10 @@ from cloudevents_kit.stores.memory import MemoryDedupeStore
 Key = Callable[[Event], str | None]
 
 
+#: Seconds after which a copy of an event that is being handled may come again, if its claim does not end before.
+_SOON = 1.0
+
+
 class _Claim:
     """A claim in a store, for one event."""
 
@@ -271,7 +275,7 @@ class _Deduplicate(Stage):
         """Answer a copy with the outcome of the original, or that it is to come again."""
         if not isinstance(found, bytes):
             self.counts["conflict"] += 1
-            raise Retry(min(found, self._lease), "this event is being handled", 409)
+            raise Retry(min(found, _SOON), "this event is being handled", 409)
         began = perf_counter()
         try:
             outcome = unpack(found)

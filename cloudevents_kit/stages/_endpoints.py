@@ -12,7 +12,7 @@ from cloudevents_kit.stages._describe import describe, stages_of
 from cloudevents_kit.stages._metrics import Metrics
 from cloudevents_kit.stages._stage import Stage
 
-_FILTERS = frozenset({"keep_if", "rule_filter", "filter"})
+_FILTERS = frozenset({"keep_if", "rule_filter"})
 _Query = Mapping[str, str]
 
 

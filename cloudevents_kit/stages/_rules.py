@@ -53,6 +53,7 @@ def hinted(*names: str) -> Callable[[Event], str | None]:
             return found[0] if found else None
         return next((name for name in found if name in wanted), None)
 
+    hint.__name__ = "hinted"
     return hint
 
 
