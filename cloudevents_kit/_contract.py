@@ -190,6 +190,24 @@ async def settle_each(
         _current.set(outer)  # a caller in the same task may be handling an event of its own
 
 
+async def settle_by_each(handlers: Iterable[Handler], event: Event, results: list[Result]) -> None:
+    """Run one of ``handlers`` after the other for ``event``, and append what their ends mean; see `settle_each`.
+
+    It is the same loop with the context set once: what several branches do with one event is little.
+    """
+    outer = _current.get()
+    _current.set((event, outer[1]))
+    try:
+        for handler in handlers:
+            try:
+                outcome = await handler(event)
+                results.append(DONE if outcome is None else acknowledge(outcome, event))
+            except Exception as error:  # noqa: BLE001 - as above
+                results.append(_failure(error, event))
+    finally:
+        _current.set(outer)
+
+
 def acknowledge(outcome: object, event: Event) -> Result:
     """Return the Ack for what a handler returned. Raises TypeError or ValueError if it is no outcome."""
     if outcome is ACCEPTED:
@@ -206,12 +224,15 @@ def acknowledge(outcome: object, event: Event) -> Result:
 def _failure(error: Exception, event: Event) -> Nack:
     """Return what ``error`` means, and log it: a verdict as a line, a failure with its traceback."""
     nack = verdict(error, event)
-    name = f"{name_of(event)}: {error}" if isinstance(error, StageError) else name_of(event)
-    if isinstance(error, Refusal):
-        log.info("event refused by its handler: %s: %d %s", name, nack.status, nack.reason.partition("\n")[0])
+    in_stage = isinstance(error, StageError)
+    cause = error.__cause__ if in_stage else error
+    name = f"{name_of(event)}: {error}" if in_stage else name_of(event)
+    if isinstance(cause, Refusal):
+        level = logging.WARNING if in_stage else logging.INFO
+        log.log(level, "event refused by its handler: %s: %d %s", name, nack.status, nack.reason.partition("\n")[0])
     elif nack.status == 422:
         log.warning("event does not fit its handler: %s: %s", name, nack.reason)
-    elif nack.status == 503:
+    elif isinstance(cause, TimeoutError):
         log.warning("handler ran out of time: %s", name, exc_info=error)
     else:
         log.error("handler failed: %s", name, exc_info=error)
