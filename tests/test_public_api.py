@@ -40,7 +40,7 @@ BY_PATH = {
     "sender": {"Sender"},
     "stages": {
         "PASS", "REJECT", "Aggregate", "Batch", "Branch", "Bulkhead", "Cached", "CircuitBreaker", "Condition",
-        "DedupeStore", "Description", "Ending", "Hook", "MemoryWindowStore", "Metrics", "Observed", "Order", "Queue",
+        "DedupeStore", "Description", "Ending", "Hook", "Metrics", "Observed", "Order", "Queue",
         "QueueStore", "Quorum", "Recorder", "Reducer", "Replaceable", "Rule", "RuleError", "RuleFilter", "SharedCache",
         "Stage", "StageError", "Totals", "WindowStore", "aggregate", "avg_of", "background", "batch", "bulkhead",
         "chain", "circuit_breaker", "count", "deduplicate", "describe", "distinct", "endpoints", "enrich", "fan_out",
@@ -50,7 +50,7 @@ BY_PATH = {
         "when", "with_version",
     },
     "stores": set(),  # its modules are imported by their own paths
-    "stores.memory": {"MemoryDedupeStore", "MemoryQueueStore"},
+    "stores.memory": {"MemoryDedupeStore", "MemoryQueueStore", "MemoryWindowStore"},
 }  # fmt: skip
 #: Every method and property of the classes that most programs use.
 MEMBERS = {

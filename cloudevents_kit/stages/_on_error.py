@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from inspect import isawaitable
 from time import perf_counter
 from typing import Any, Literal, NoReturn
 
@@ -15,6 +14,7 @@ from cloudevents_kit._arguments import check_callable, check_positive
 from cloudevents_kit._contract import Handler, Outcome, log, name_of, verdict
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Nack, Undelivered
+from cloudevents_kit.stages._calls import called, check_plain, plain
 from cloudevents_kit.stages._stage import Stage, cause_of
 
 ErrorHook = Callable[[Event, Exception], Awaitable[object] | object]
@@ -47,7 +47,7 @@ class _OnError(Stage):
         except Exception as error:
             began = perf_counter()
             try:
-                chosen = self._action != "propagate" and self._chosen(error)
+                chosen = self._action != "propagate" and plain(self._chosen(error))
             except Exception as broken:  # noqa: BLE001 - reported with the error it was asked about
                 self._fail(error, broken, event, began)
             if not chosen:
@@ -79,8 +79,7 @@ class _OnError(Stage):
 
     async def _call(self, hook: ErrorHook, event: Event, error: Exception) -> None:
         async with asyncio.timeout(self._seconds):
-            returned = hook(event, error)
-            returned = await returned if isawaitable(returned) else returned
+            returned = await called(hook, event, error)
         if isinstance(returned, Nack | Undelivered):  # of a sink, which does not raise
             returned.raise_for_outcome()
 
@@ -100,7 +99,7 @@ def _chooser(only: Only | None) -> Callable[[Exception], bool]:
     kinds = only if isinstance(only, tuple) else (only,)
     if all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
         return lambda error: isinstance(error, kinds) or isinstance(cause_of(error), kinds)  # type: ignore[arg-type]
-    check_callable("only", only)
+    check_plain("only", only)
     return only  # type: ignore[return-value]
 
 
@@ -144,6 +143,6 @@ def on_error(
 
     A hook that has begun is not cut short by a time limit or a cancellation from outside; only a second cancellation
     reaches it. It never runs for a cancelled event. ``only`` chooses the errors: a type or several, which also match
-    the cause of a `StageError`, or a predicate. The others pass.
+    the cause of a `StageError`, or a predicate, a plain function. The others pass.
     """
     return _OnError(action, only, timeout, name)

@@ -42,7 +42,7 @@ from cloudevents_kit import (
 )
 from cloudevents_kit.asgi import asgi_app
 from cloudevents_kit.request_reply import Requests
-from cloudevents_kit.stores.memory import MemoryDedupeStore
+from cloudevents_kit.stores.memory import MemoryDedupeStore, MemoryWindowStore
 
 
 @dataclass
@@ -84,7 +84,7 @@ def told_apart_by_class(result: Result) -> Event | None:
 
 
 def a_nack_has_no_reply(result: Nack) -> None:
-    assert result.reply  # type: ignore[attr-defined]
+    assert_type(result.reply, None)
     result.status = 1  # type: ignore[misc]
 
 
@@ -92,9 +92,11 @@ def a_nack_has_no_reply(result: Nack) -> None:
 
 
 async def a_sender(event: Event, sdk: BaseCloudEvent) -> None:
-    async with Sender("http://x/", retry=RetryPolicy(attempts=2), headers={"a": "b"}, clock=SystemClock()) as sender:
+    async with Sender("http://x", retry=RetryPolicy(statuses={409}), headers={"a": "b"}, clock=SystemClock()) as sender:
         assert_type(sender, Sender)
         assert_type(await sender.send(event), Ack | Nack | Undelivered)
+        assert_type((await sender.send(event)).status, int | None)
+        assert_type((await sender.send(event)).reply, Event | None)
         assert_type(await sender.request(sdk, strict=True), Ack | Nack | Undelivered)
         assert_type(await sender.send_batch([event, sdk]), list[Ack | Nack | Undelivered])
         async for sent, result in sender.send_all(source(), concurrency=3):
@@ -405,9 +407,7 @@ def stateful_stages() -> list[Middleware]:
 
 async def aggregates(totals: stages.Totals) -> list[Middleware]:
     reducers = {"sum": stages.sum_of("data.a"), "own": stages.fold(0, lambda state, value: state + 1)}
-    sales = stages.aggregate(
-        reducers, by=lambda event: event.source, on_close=aggregates, store=stages.MemoryWindowStore()
-    )
+    sales = stages.aggregate(reducers, by=lambda event: event.source, on_close=aggregates, store=MemoryWindowStore())
     assert_type(sales, stages.Aggregate)
     assert_type(await sales.query("a"), stages.Totals | None)
     assert_type(totals["count"], int)
