@@ -69,10 +69,15 @@ def current_event() -> Event | None:
     return _current.get()[0]
 
 
+def request_headers() -> Sequence[tuple[bytes, bytes]]:
+    """Return the headers of the HTTP request being handled as they came: one object for all events of a request."""
+    return _current.get()[1]
+
+
 def current_headers() -> Mapping[str, str]:
     """Return the headers of the HTTP request being handled: lower-case names, repeated fields joined by a comma."""
     found: dict[str, str] = {}
-    for raw_name, raw_value in _current.get()[1]:
+    for raw_name, raw_value in request_headers():
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("utf-8", "replace")
         found[name] = f"{found[name]}, {value}" if name in found else value
     return MappingProxyType(found)
@@ -102,9 +107,8 @@ def _bind(stage: Middleware, call_next: Handler) -> Handler:
 
 
 def _compose(stage: Middleware, call_next: Handler) -> Handler:
-    compose: Callable[[Handler], Handler] | None = getattr(stage, "compose", None)
-    if compose is not None:  # a stage that makes its own closure saves a call per event
-        return compose(call_next)
+    if getattr(stage, "composes", False):  # a stage that makes its own closure saves a call per event
+        return stage.compose(call_next)  # type: ignore[attr-defined, no-any-return]
 
     def bound(event: Event) -> Awaitable[Outcome]:
         return stage(event, call_next)  # type: ignore[return-value]  # it is async
@@ -138,6 +142,9 @@ def is_async(function: Callable[..., object]) -> bool:
 
 def as_handler(function: Handler | SyncHandler) -> Handler:
     """Return an async handler for ``function``; a plain function will run in a thread, with its context."""
+    if not callable(function) and hasattr(function, "send"):
+        hint = "forward(sink) makes a handler of a sink"
+        raise TypeError(f"handler: must be callable, not {type(function).__name__} ({hint})")
     _check_takes("handler", function, 1, "the event; typed data needs a Router")
     if is_async(function):
         return function  # type: ignore[return-value]
@@ -190,6 +197,24 @@ async def settle_each(
         _current.set(outer)  # a caller in the same task may be handling an event of its own
 
 
+async def settle_by_each(handlers: Iterable[Handler], event: Event, results: list[Result]) -> None:
+    """Run one of ``handlers`` after the other for ``event``, and append what their ends mean; see `settle_each`.
+
+    It is the same loop with the context set once: what several branches do with one event is little.
+    """
+    outer = _current.get()
+    _current.set((event, outer[1]))
+    try:
+        for handler in handlers:
+            try:
+                outcome = await handler(event)
+                results.append(DONE if outcome is None else acknowledge(outcome, event))
+            except Exception as error:  # noqa: BLE001 - as above
+                results.append(_failure(error, event))
+    finally:
+        _current.set(outer)
+
+
 def acknowledge(outcome: object, event: Event) -> Result:
     """Return the Ack for what a handler returned. Raises TypeError or ValueError if it is no outcome."""
     if outcome is ACCEPTED:
@@ -206,12 +231,15 @@ def acknowledge(outcome: object, event: Event) -> Result:
 def _failure(error: Exception, event: Event) -> Nack:
     """Return what ``error`` means, and log it: a verdict as a line, a failure with its traceback."""
     nack = verdict(error, event)
-    name = f"{name_of(event)}: {error}" if isinstance(error, StageError) else name_of(event)
-    if isinstance(error, Refusal):
-        log.info("event refused by its handler: %s: %d %s", name, nack.status, nack.reason.partition("\n")[0])
+    in_stage = isinstance(error, StageError)
+    cause = error.__cause__ if in_stage else error
+    name = f"{name_of(event)}: {error}" if in_stage else name_of(event)
+    if isinstance(cause, Refusal):
+        level = logging.WARNING if in_stage else logging.INFO
+        log.log(level, "event refused by its handler: %s: %d %s", name, nack.status, nack.reason.partition("\n")[0])
     elif nack.status == 422:
         log.warning("event does not fit its handler: %s: %s", name, nack.reason)
-    elif nack.status == 503:
+    elif isinstance(cause, TimeoutError):
         log.warning("handler ran out of time: %s", name, exc_info=error)
     else:
         log.error("handler failed: %s", name, exc_info=error)
@@ -252,7 +280,10 @@ _SHOWN = 200
 
 
 def forward(sink: Sink) -> Handler:
-    """Return a handler that sends each event on; whatever is not an Ack is raised, as the same refusal."""
+    """Return a handler that sends each event on; whatever is not an Ack is raised, as the same refusal.
+
+    But a 410 of the next hop, which closes that one, becomes a 422: it must not close this one, too.
+    """
     check_methods("sink", sink, "a Sink", "send")
 
     async def forwarder(event: Event) -> Outcome:
@@ -269,6 +300,8 @@ def outcome_of(result: Result) -> Outcome:
             return ACCEPTED
         case Ack(reply=reply):
             return reply
+        case Nack(status=410, reason=reason):
+            raise Refusal(f"the next hop is gone: {reason}", 422, retryable=False)
         case Nack(reason=reason, status=status, retryable=retryable, retry_after=after):
             raise Refusal(reason, status, retryable=retryable, after=after)
         case _:

@@ -20,7 +20,7 @@ class Expired(TimeoutError):
 
     def __init__(self, deadlines: Deadlines, elapsed: float) -> None:
         """Tell whose limit it was: whoever set one must not take another's for his own."""
-        super().__init__()
+        super().__init__(f"out of time after {elapsed:.3f} s")
         self.deadlines = deadlines
         self.elapsed = elapsed
 

@@ -15,6 +15,7 @@ from cloudevents_kit._answer import Answer
 from cloudevents_kit._arguments import check_callable, check_kind, check_path
 from cloudevents_kit._contract import log
 from cloudevents_kit._errors import Refusal
+from cloudevents_kit._result import Nack
 
 #: Gets the parameters of the query, and returns what is shown, or raises a `Refusal`. Sync, not blocking, or async.
 Endpoint = Callable[[Mapping[str, str]], object]
@@ -35,6 +36,8 @@ def check_endpoints(endpoints: Endpoints | None, events: str | None) -> Endpoint
         check_callable("endpoints", function)
         if path in PROBES or events in {None, path}:
             raise ValueError(f"endpoints: {path}: there is something else at this path" if events else _NO_PATH)
+        if "{" in path:  # mounted in aiohttp, it would be a pattern
+            raise ValueError(f"endpoints: {path}: a path has no variable parts (use parameters of the query)")
     return dict(endpoints)
 
 
@@ -54,7 +57,11 @@ async def read(endpoint: Endpoint, query: str, seconds: float) -> Answer:
                 found = await found
         body = msgspec.json.encode(found) + b"\n"
     except Refusal as error:
-        return _answer.problem(error.status, error.reason)
+        refused = Nack(status=error.status, reason=error.reason, retryable=error.retryable, retry_after=error.after)
+        return _answer.respond(refused, "structured")
+    except TimeoutError as error:
+        log.warning("an endpoint ran out of time", exc_info=error)
+        return _answer.problem(503, "the endpoint ran out of time")
     except Exception as error:  # noqa: BLE001 - whatever it is, it is for the log alone
         log.error("an endpoint failed", exc_info=error)
         return _answer.problem(500, "the endpoint failed")

@@ -11,7 +11,8 @@
     │   ├── StoreError                         a store cannot be opened, or not be used now
     │   ├── saga.SagaError                     a saga is stuck: what it did can be neither completed nor taken back
     │   ├── cesql.ParseError (also ValueError)     a text is no CloudEvents SQL
-    │   └── filters.FilterError (also ValueError)  a subscription filter breaks a rule
+    │   ├── filters.FilterError (also ValueError)  a subscription filter breaks a rule
+    │   └── stages.RuleError (also ValueError)     a rule, or a set of them, cannot be used
     └── Refusal                                raised by a handler to choose the answer
         ├── Reject                             4xx: never send this event again
         └── Retry                              503 or alike: send it again
@@ -114,7 +115,8 @@ class StageError(CloudEventsError):
             path: names of the stages, outermost first; the last one failed.
             key: (source, id) of the event.
             elapsed: seconds that the failed stage had spent on it.
-            kind: ``timeout`` for a time limit of the stage, ``exhausted`` for one that gave up repeating.
+            kind: ``timeout`` for a time limit of the stage; ``exhausted`` if one gave up repeating: ``elapsed`` and
+                ``attempts`` are those of the one that gave up, and the path goes on to where its last attempt failed.
             attempts: how often the stage had tried.
         """
         self.path = path

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cloudevents_kit import _payload
 from cloudevents_kit._errors import DataError, EventError
-from cloudevents_kit._extensions import check_known_extensions
+from cloudevents_kit._extensions import KNOWN, check_known_extensions
 from cloudevents_kit._typed import allows_none, convert
 from cloudevents_kit._values import (
     CORE_NAMES,
@@ -27,6 +27,7 @@ from cloudevents_kit._values import (
     check_attributes,
     check_name,
     check_value,
+    is_name,
     parse_boolean,
     parse_integer,
     parse_timestamp,
@@ -49,23 +50,8 @@ class _Unset:
 
 
 _UNSET: Final = _Unset()
+_NOT_EXTENSIONS = CORE_NAMES | {"data"}
 _new = object.__new__
-
-
-class _Blame:
-    """Marks an EventError that comes from reading an event with that event's key."""
-
-    __slots__ = ("_event",)
-
-    def __init__(self, event: Event) -> None:
-        self._event = event
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, EventError):
-            error.key = self._event.key
 
 
 class Event:
@@ -189,9 +175,12 @@ class Event:
     @property
     def time(self) -> datetime | None:
         """When it happened, cut to microseconds; `time_text` has every digit."""
-        with _Blame(self):
+        try:
             text = self.time_text
             return None if text is None else parse_timestamp(text)
+        except EventError as error:
+            self._blame(error)
+            raise
 
     @property
     def time_text(self) -> str | None:
@@ -201,7 +190,8 @@ class Event:
     @property
     def key(self) -> tuple[str, str]:
         """The pair (source, id) that identifies the event."""
-        return (self.source, self.id)
+        attributes = self._attributes
+        return (attributes["source"], attributes["id"])  # type: ignore[return-value]
 
     @property
     def attributes(self) -> Mapping[str, Value]:
@@ -237,13 +227,19 @@ class Event:
 
     def get_int(self, name: str) -> int:
         """Return the attribute ``name`` as Integer, also if it came as text; raise KeyError or EventError."""
-        with _Blame(self):
+        try:
             return parse_integer(name, self._attributes[name])
+        except EventError as error:
+            self._blame(error)
+            raise
 
     def get_bool(self, name: str) -> bool:
         """Return the attribute ``name`` as Boolean, also if it came as text; raise KeyError or EventError."""
-        with _Blame(self):
+        try:
             return parse_boolean(name, self._attributes[name])
+        except EventError as error:
+            self._blame(error)
+            raise
 
     @property
     def has_data(self) -> bool:
@@ -262,39 +258,56 @@ class Event:
         Every access decodes anew and the result is yours: keep it in a variable. Raises DataError if the bytes do
         not fit the datacontenttype.
         """
-        with _Blame(self):
-            return _payload.read(self._raw, self._form, self.datacontenttype) if self._form else None
+        form = self._form
+        try:
+            if form == _payload.JSON:
+                return _payload.decode_json(self._raw)
+            return _payload.read(self._raw, form, self.datacontenttype) if form else None
+        except EventError as error:
+            self._blame(error)
+            raise
 
     def _peek(self) -> Any:
         """Return `data`, decoded once for all who only look at it: nobody may change what is in it."""
-        if self._seen is _UNSET:
-            self._seen = self.data
-        return self._seen
+        seen = self._seen
+        if seen is _UNSET:
+            seen = self._seen = self.data
+        return seen
 
     def as_type(self, kind: builtins.type[T]) -> T:
         """Return the data as ``kind``: a dataclass, TypedDict, msgspec Struct, pydantic model or any type of those.
 
         Absent data is None if ``kind`` allows that. Raises DataError if it does not fit; the message names the field.
         """
-        with _Blame(self):
-            if self._form == _payload.ABSENT:
+        form = self._form
+        try:
+            if form == _payload.JSON:
+                return convert(self._raw, kind, is_json=True)
+            if form == _payload.ABSENT:
                 if allows_none(kind):
                     return None  # type: ignore[return-value]
                 name = getattr(kind, "__name__", "")  # of a class; how a union is written tells its modules
                 raise DataError("is absent", hint=name and f"{name} was asked for")
-            is_json = _payload.is_json(self._form, self.datacontenttype)
+            is_json = _payload.is_json(form, self.datacontenttype)
             return convert(self._raw if is_json else self.data, kind, is_json=is_json)
+        except EventError as error:
+            self._blame(error)
+            raise
+
+    def _blame(self, error: EventError) -> None:
+        """Mark an error that comes from reading this event with its key."""
+        error.key = self.key
 
     def evolve(self, /, **changes: Any) -> Event:
         """Return a new event with ``changes``; an attribute set to None is removed. ``id`` and ``time`` stay.
 
         The data stays byte for byte unless it is given. Raises EventError.
         """
-        data = changes.pop("data", _UNSET)
         event = _new(type(self))
-        if data is _UNSET and CORE_NAMES.isdisjoint(changes):
+        if _NOT_EXTENSIONS.isdisjoint(changes):
             event._extend(self, changes)
             return event
+        data = changes.pop("data", _UNSET)
         event._fill({**self._attributes, **changes}, data, changes.keys())
         if data is _UNSET and self._form != _payload.ABSENT:
             same = event.datacontenttype == self.datacontenttype
@@ -305,11 +318,14 @@ class Event:
         """Become ``base`` with other extensions; everything else was checked when ``base`` was made."""
         attributes = base._attributes.copy()
         for name, value in changes.items():
-            if value is None:
+            if type(value) is str and is_name(name) and value.isascii() and value.isprintable():
+                attributes[name] = value  # most are like this: no further call
+            elif value is None:
                 attributes.pop(name, None)
             else:
                 attributes[check_name(name)] = check_value(name, value)
-        check_known_extensions(attributes, changes.keys())
+        if not KNOWN.isdisjoint(changes):
+            check_known_extensions(attributes, changes.keys())
         self._attributes, self._raw, self._form, self._seen = attributes, base._raw, base._form, base._seen
 
     def reply(self, /, *, type: str, source: str, data: Any = _UNSET, **attributes: Any) -> Event:

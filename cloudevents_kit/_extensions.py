@@ -65,7 +65,8 @@ _RULES: dict[str, tuple[Callable[[Value], bool], str, str]] = {
 _NEEDS = {"severitytext": "severitynumber", "authid": "authtype", "authclaims": "authtype", "tracestate": "traceparent"}
 
 _PERIOD = frozenset({"deprecationfrom", "deprecationsunset"})  # compared with one another
-_KNOWN = frozenset({*_RULES, *_NEEDS})
+#: All names that a rule is about.
+KNOWN = frozenset({*_RULES, *_NEEDS})
 
 
 def check_known_extensions(attributes: Mapping[str, Value], built: AbstractSet[str]) -> None:
@@ -73,7 +74,7 @@ def check_known_extensions(attributes: Mapping[str, Value], built: AbstractSet[s
 
     Raises EventError for the first that breaks its rule.
     """
-    if _KNOWN.isdisjoint(built):
+    if KNOWN.isdisjoint(built):
         return
     if not built.isdisjoint(_PERIOD):
         built = built | _PERIOD

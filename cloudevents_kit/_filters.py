@@ -13,6 +13,7 @@ from cloudevents_kit._errors import CloudEventsError
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import Value
 from cloudevents_kit.cesql import Expression
+from cloudevents_kit.cesql._budget import Costly, Counted
 from cloudevents_kit.cesql._casts import to_text
 from cloudevents_kit.cesql._compiler import Both
 from cloudevents_kit.cesql._operators import Outcome
@@ -64,7 +65,10 @@ class Filter:
         """Tell whether ``event`` passes."""
         if type(event) is not Event:
             event = Event.of(event)
-        return self._test(event._attributes) is True
+        try:
+            return self._test(event._attributes) is True
+        except Costly:  # all expressions together may cost as much as a single one
+            return self._test(Counted(event._attributes)) is True
 
     def to_json(self) -> dict[str, Any] | list[Any]:
         """Return the filter as JSON of the Subscriptions API: an object, or the array it was read from."""

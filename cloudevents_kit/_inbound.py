@@ -192,8 +192,14 @@ class Inbound:
         except TimeoutError:
             if self.stopping:
                 return _answer.problem(503, _STOPPING.reason, headers={"Retry-After": "1"}, close=True)
-            return _answer.problem(408, "the body did not arrive in time", close=True)
-        return _answer.problem(413, self._too_large(), close=True)
+            return self._unreadable(BindingError(408, "the body did not arrive in time"), close=True)
+        return self._unreadable(BindingError(413, self._too_large()), close=True)
+
+    def _unreadable(self, error: EventError, *, close: bool = False) -> Answer:
+        """Count and log a request that holds no event which could be read, and answer it."""
+        self.counts["unreadable"] += 1
+        log.warning("request refused: %s", error)
+        return _answer.refuse(error)._replace(close=close)
 
     def _too_large(self) -> str:
         return f"the body is larger than {self.limits.max_body} bytes"
@@ -207,9 +213,7 @@ class Inbound:
             if kind == "batch":
                 self._check_batch(len(events))
         except EventError as error:
-            self.counts["unreadable"] += 1
-            log.warning("request refused: %s", error)
-            return _answer.refuse(error)
+            return self._unreadable(error)
         results = await self._settle(events, headers)
         if kind == "batch":
             return _answer.respond_batch(results)

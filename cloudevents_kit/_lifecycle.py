@@ -8,6 +8,7 @@ nothing else of handlers and stages.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -23,11 +24,8 @@ def links(thing: object) -> Mapping[str, object]:
     return found if isinstance(found, Mapping) else {}
 
 
-def walk(*things: object, owned: bool = True) -> Iterator[object]:
-    """Yield everything that events reach through ``things``, each once, and never before what it was reached from.
-
-    Without ``owned``, what lies behind a thing that ``opens_branches`` is left out.
-    """
+def walk(*things: object) -> Iterator[object]:
+    """Yield everything that events reach through ``things``, each once, and never before what it was reached from."""
     seen: set[int] = set()
     waiting = list(reversed(things))
     while waiting:
@@ -35,14 +33,39 @@ def walk(*things: object, owned: bool = True) -> Iterator[object]:
         if id(thing) not in seen:
             seen.add(id(thing))
             yield thing
-            if owned or not getattr(thing, "opens_branches", False):
-                waiting.extend(reversed([*links(thing).values()]))
+            waiting.extend(reversed([*links(thing).values()]))
 
 
 def parts_of(*chain: object) -> list[AbstractAsyncContextManager[Any]]:
-    """Return what is to be opened for ``chain``, in that order: what an event reaches last comes first."""
-    found = [part for part in walk(*chain, owned=False) if isinstance(part, AbstractAsyncContextManager)]
-    return [part for part in reversed(found) if not hasattr(part, "send")]
+    """Return what is to be opened for ``chain``, in that order: whatever a part hands events to comes before it.
+
+    Sinks are left out, and what lies behind a thing that ``opens_branches``; a sink that is itself the chain is not.
+    """
+    found: list[object] = []
+    seen: set[int] = set()
+    waiting = [(thing, False) for thing in chain]
+    while waiting:
+        thing, inside_done = waiting.pop()
+        if inside_done:
+            found.append(thing)
+        elif id(thing) not in seen:
+            seen.add(id(thing))
+            waiting.append((thing, True))
+            if not getattr(thing, "opens_branches", False):
+                waiting.extend((inner, False) for inner in links(thing).values())  # the last one, what follows, first
+    outermost = {id(thing) for thing in chain}
+    return [
+        part
+        for part in found
+        if isinstance(part, AbstractAsyncContextManager) and (id(part) in outermost or not hasattr(part, "send"))
+    ]
+
+
+def drain(part: object) -> None:
+    """Call ``part.drain()``, if it has such a function that is not async."""
+    function = getattr(part, "drain", None)
+    if function is not None and not inspect.iscoroutinefunction(function):
+        function()
 
 
 class Lifecycle:
@@ -54,16 +77,14 @@ class Lifecycle:
 
     def __init__(self, chain: Iterable[object], resources: Iterable[object] = ()) -> None:
         """Take ``chain``, outermost part first."""
-        self._parts = [part for part in resources if isinstance(part, AbstractAsyncContextManager)]
-        self._parts += parts_of(*chain)
+        self._resources = [part for part in resources if isinstance(part, AbstractAsyncContextManager)]
+        self._parts = self._resources + parts_of(*chain)
         self._open: list[AbstractAsyncContextManager[Any]] = []
 
     def drain(self) -> None:
-        """Tell every open part that has ``drain`` that nothing more will come: what it holds must not wait."""
-        for part in self._open:
-            drain = getattr(part, "drain", None)
-            if drain is not None:
-                drain()
+        """Tell every open part of the chain that has ``drain`` that no more will come: what it holds must not wait."""
+        for part in self._open[len(self._resources) :]:
+            drain(part)
 
     async def open(self) -> None:
         """Enter every part; if one fails, leave those entered before it. Raises ExceptionGroup."""

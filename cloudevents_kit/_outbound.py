@@ -34,6 +34,7 @@ _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _forbidden = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]").search
 _UNREADABLE = {"limit": "the answer is too large", "coding": "the answer's Content-Encoding is corrupt"}
 _NO_SLOT = Undelivered(reason="overload", error="no slot was free before the deadline")
+_OVERLOADED = frozenset({429, 503})  # with these, Retry-After speaks for the destination, else for the event alone
 _TAKEN = {status: Ack(status=status) for status in range(200, 300)}
 _GONE = Undelivered(reason="gone", error="the destination answered 410 Gone; nothing is sent to it any more")
 
@@ -98,7 +99,7 @@ class Destination:
         """Let a refusal that speaks for the whole destination hold back every other call (webhooks, 2.2)."""
         if nack.status == 410:
             self.gone = True
-        if nack.retry_after is not None:
+        if nack.retry_after is not None and nack.status in _OVERLOADED:
             until = self.clock.monotonic() + min(nack.retry_after, self.retry.max_retry_after)
             self.paused_until = until if self.paused_until is None else max(self.paused_until, until)
 
@@ -275,15 +276,12 @@ class Call:
             if empty and (status == 204 or not reply.has_event_headers):
                 return _TAKEN[status]
             return self._read_ack(reply)
+        retryable = self._destination.retry.retryable(status)
         after = None
-        if status in {429, 503}:
+        if retryable or status in _OVERLOADED:
             after = _answer.parse_retry_after(reply.values(b"retry-after"), self._destination.clock.now())
-        return Nack(
-            status=status,
-            reason=_answer.parse_reason(status, reply.content_type, reply.body),
-            retryable=self._destination.retry.retryable(status),
-            retry_after=after,
-        )
+        reason = _answer.parse_reason(status, reply.content_type, reply.body)
+        return Nack(status=status, reason=reason, retryable=retryable, retry_after=after)
 
     def _read_ack(self, reply: Reply) -> Result:
         """Take the reply from a 2xx answer; 202 never has one, and an answer cut off may have had one."""

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cloudevents_kit._arguments import check_kind
-from cloudevents_kit._event import Event
+from cloudevents_kit._errors import DataError
+from cloudevents_kit._event import _UNSET, Event
 from cloudevents_kit._values import check_name
 
 
@@ -34,6 +35,7 @@ class _Missing:
 MISSING: Final[Any] = _Missing()
 
 _MOST_STEPS = 32
+_CHANGEABLE = frozenset((dict, list))
 _index = re.compile("0|[1-9][0-9]{0,8}").fullmatch
 _step = re.compile(r'\.([^.\[\]"]+)|\[(\d{1,9})\]|\["((?:[^"\\]|\\.)*)"\]')
 
@@ -84,19 +86,22 @@ def _data_reader(steps: tuple[str | int, ...]) -> Callable[[Event], Any]:
 
     match steps:
         case (str(name),):
-            return _quick_reader(lambda event: event._seen[name], read)
+            return _quick_reader(read, name)
         case (str(outer), str(inner)):
-            return _quick_reader(lambda event: event._seen[outer][inner], read)
+            return _quick_reader(read, outer, inner)
         case _:
             return read
 
 
-def _quick_reader(quick: Callable[[Event], Any], read: Callable[[Event], Any]) -> Callable[[Event], Any]:
-    """Read objects in objects that were decoded before without asking what they are; whatever else it is, ``read``."""
+def _quick_reader(read: Callable[[Event], Any], outer: str, inner: str | None = None) -> Callable[[Event], Any]:
+    """Read objects in objects without asking first whether they are any; whatever else it is, ``read``."""
 
     def reader(event: Event) -> Any:
+        seen = event._seen
+        if seen is _UNSET:
+            seen = event._peek()
         try:
-            return quick(event)
+            return seen[outer] if inner is None else seen[outer][inner]
         except KeyError:  # only an object raises it
             return MISSING
         except TypeError:
@@ -116,7 +121,7 @@ def field(path: str, default: Any = None) -> Callable[[Event], Any]:
     """Return the function that reads ``path`` from an event, or gives ``default`` where it leads nowhere.
 
     For predicates, keys and routes: ``route(field("data.action"), {...})``. Raises TypeError or ValueError for a path
-    that is none; the function raises DataError for data that cannot be read.
+    that is none; the function raises DataError for data that cannot be read, or is nested too deeply to be copied.
     """
     read = read_path(path)
 
@@ -124,7 +129,16 @@ def field(path: str, default: Any = None) -> Callable[[Event], Any]:
         value = read(event)
         if value is MISSING:
             return default
-        return copy.deepcopy(value) if type(value) in {dict, list} else value  # it is yours to change
+        return _copied(value, event) if type(value) in _CHANGEABLE else value  # it is yours to change
 
     reader.__name__ = path
     return reader
+
+
+def _copied(value: Any, event: Event) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except RecursionError:
+        error = DataError("is nested too deeply")
+        error.key = event.key
+        raise error from None

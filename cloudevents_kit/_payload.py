@@ -105,7 +105,7 @@ def decode_text(raw: bytes, charset: str) -> str:
 
 def is_json(form: int, content_type: str | None) -> bool:
     """Tell whether a payload is read as JSON; without a content type only what came as JSON is."""
-    return form == JSON if content_type is None else media_of(content_type).kind == "json"
+    return form == JSON or (content_type is not None and media_of(content_type).kind == "json")
 
 
 def read(raw: bytes, form: int, content_type: str | None) -> Any:

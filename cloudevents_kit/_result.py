@@ -1,6 +1,7 @@
 """What became of an event that was sent: acknowledged, refused, or not delivered.
 
-Frozen values, told apart by ``match``. Each one lists the attempts that led to it. Give fields by keyword.
+Frozen values, told apart by ``match``. Each one lists the attempts that led to it. Give fields by keyword. All have
+``status`` and ``reply``, which are None where there is none.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Nack(_Outcome):
     """The peer answered anything but 2xx: it did not take the event."""
 
     outcome: ClassVar[Literal["nack"]] = "nack"
+    reply: ClassVar[None] = None
     status: int = 500
     """HTTP status."""
     reason: str = ""
@@ -110,6 +112,8 @@ class Undelivered(_Outcome):
     """No answer came. The event may have arrived all the same: see ``possibly_delivered``."""
 
     outcome: ClassVar[Literal["undelivered"]] = "undelivered"
+    status: ClassVar[None] = None
+    reply: ClassVar[None] = None
     reason: Reason = "unknown"
     """What went wrong, as one word to branch on."""
     error: str = ""

@@ -40,7 +40,7 @@ class RetryPolicy:
     """Over everything: no wait begins that would not end before it, and it cuts an attempt short. None: no limit."""
     jitter: bool = True
     """True: each wait is drawn evenly from 0 to its bound ("full jitter"). False: it is the bound."""
-    statuses: frozenset[int] = RETRYABLE_4XX
+    statuses: AbstractSet[int] = RETRYABLE_4XX
     """Statuses below 500 to retry. 5xx and statuses outside HTTP's range are retried, 410 never is."""
     max_retry_after: float = 300.0
     """A longer Retry-After counts as this long."""

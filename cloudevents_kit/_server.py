@@ -186,7 +186,12 @@ class AioHttpAdapter:
         for path in (*PROBES, *self._inbound.endpoints):
             app.router.add_route("*", path, partial(self._probe_mounted, path))
         app.cleanup_ctx.append(self._lifetime)
+        app.on_shutdown.append(self._drain)
         return app
+
+    async def _drain(self, _: web.Application) -> None:
+        """Let nothing wait for more events while the server waits for its last answers."""
+        self._inbound.lifecycle.drain()
 
     async def _lifetime(self, _: web.Application) -> Any:
         if self.ready:

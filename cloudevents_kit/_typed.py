@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
@@ -22,14 +22,12 @@ _SHOWN_ERRORS = 5
 
 def convert(value: Any, kind: type[T], *, is_json: bool) -> T:
     """Turn ``value``, JSON bytes or else text or bytes, into ``kind``, or raise DataError naming the field."""
-    if is_model(kind):
+    decode = _decode_of(cast("Hashable", kind))
+    if decode is None:
         model: T = _by_pydantic(value, kind, is_json=is_json)
         return model
     try:
-        decoder: msgspec.json.Decoder[T] = _decoder(cast("Hashable", kind))
-        if is_json:
-            return decoder.decode(value)
-        return msgspec.convert(value, kind)
+        return decode(value) if is_json else msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise DataError("does not fit the handler's type", hint=_without_values(error)) from error.__cause__
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -39,14 +37,16 @@ def convert(value: Any, kind: type[T], *, is_json: bool) -> T:
 
 
 @lru_cache(maxsize=1024)
-def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
-    """Return what reads JSON as ``kind``; raise TypeError at once if nothing can."""
+def _decode_of(kind: Hashable) -> Callable[[bytes], Any] | None:
+    """Return what reads JSON as ``kind``, None for a model; raise TypeError at once if nothing can."""
+    if is_model(kind):
+        return None
     decoder = msgspec.json.Decoder(kind, dec_hook=_inner_model)
     for custom in _custom_types(kind):
         if custom is not object and not is_model(custom):
             msg = f"{custom.__name__} is no dataclass, TypedDict, Struct or pydantic model"
             raise TypeError(msg)
-    return decoder
+    return decoder.decode
 
 
 def _custom_types(kind: Any) -> list[type[Any]]:
@@ -120,8 +120,7 @@ def allows_none(kind: Any) -> bool:
 
 def check_type(kind: Any) -> None:
     """Raise TypeError at once if data can never be decoded into ``kind``."""
-    if not is_model(kind):
-        _decoder(kind)
+    _decode_of(kind)
 
 
 def _without_values(error: msgspec.ValidationError) -> str:

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cloudevents_kit._arguments import check_kind
 from cloudevents_kit._errors import EventError
 from cloudevents_kit._filters import MATCHERS, MAX_DEPTH, MAX_FILTERS, Filter, FilterError, Pair, combined
-from cloudevents_kit._values import check_name, shown
-from cloudevents_kit.cesql import MAX_LENGTH, Functions, ParseError, parse
+from cloudevents_kit._values import check_name, check_string, shown
+from cloudevents_kit.cesql import MAX_LENGTH, Functions, ParseError
+from cloudevents_kit.cesql._budget import Allowance
+from cloudevents_kit.cesql._expression import parse_within
 
 __all__ = [
     "MAX_DEPTH",
@@ -36,17 +39,24 @@ _DIALECTS = (*MATCHERS, "all", "any", "not", "sql")
 
 def exact(attributes: Mapping[str, str] | None = None, /, **more: str) -> Filter:
     """Return the filter that passes events whose attributes are these, in the same case."""
-    return _matcher("exact", {**(attributes or {}), **more}, "exact")
+    return _matcher("exact", _both(attributes, more), "exact")
 
 
 def prefix(attributes: Mapping[str, str] | None = None, /, **more: str) -> Filter:
     """Return the filter that passes events whose attributes begin so."""
-    return _matcher("prefix", {**(attributes or {}), **more}, "prefix")
+    return _matcher("prefix", _both(attributes, more), "prefix")
 
 
 def suffix(attributes: Mapping[str, str] | None = None, /, **more: str) -> Filter:
     """Return the filter that passes events whose attributes end so."""
-    return _matcher("suffix", {**(attributes or {}), **more}, "suffix")
+    return _matcher("suffix", _both(attributes, more), "suffix")
+
+
+def _both(attributes: Mapping[str, str] | None, more: Mapping[str, str]) -> Mapping[str, str]:
+    if attributes is None:
+        return more
+    check_kind("attributes", attributes, Mapping, "a mapping of names to text", "or use keyword arguments")
+    return {**attributes, **more}
 
 
 def all_of(*filters: Filter) -> Filter:
@@ -66,13 +76,14 @@ def not_(inner: Filter) -> Filter:
 
 def sql(text: str, *, functions: Functions | None = None) -> Filter:
     """Return the filter that passes events for which a CloudEvents SQL expression is true, without any error."""
-    return _expression(text, functions, "sql")
+    return _expression(text, functions, Allowance(), "sql")
 
 
 def from_json(value: Sequence[Any] | Mapping[str, Any], *, functions: Functions | None = None) -> Filter:
     """Return the filter of a subscription: its ``filters``, an array all of which must pass, or one object of those.
 
-    An empty array lets every event pass. ``functions`` are for its SQL expressions.
+    An empty array lets every event pass. ``functions`` are for its SQL expressions, which may be as long, all together,
+    as a single one may be.
 
     Raises:
         FilterError: a filter breaks a rule; its ``path`` says which.
@@ -86,11 +97,13 @@ def from_json(value: Sequence[Any] | Mapping[str, Any], *, functions: Functions 
 class _Reader:
     """Reads one JSON value, and counts what is in it."""
 
-    __slots__ = ("_functions", "_left")
+    __slots__ = ("_allowance", "_functions", "_left", "_length")
 
     def __init__(self, functions: Functions | None) -> None:
         self._functions = functions
         self._left = MAX_FILTERS
+        self._length = 0
+        self._allowance = Allowance()
 
     def read(self, value: object, path: str, depth: int) -> Filter:
         """Return the filter that the object ``value`` at ``path`` describes."""
@@ -114,7 +127,10 @@ class _Reader:
         if dialect == "not":
             return Filter("not", (self.read(given, here, depth + 1),))
         if dialect == "sql":
-            return _expression(given, self._functions, here)
+            self._length += len(given) if isinstance(given, str) else 0
+            if self._length > MAX_LENGTH:
+                raise FilterError(here, f"there are more than {MAX_LENGTH} characters of SQL")
+            return _expression(given, self._functions, self._allowance, here)
         name = shown(dialect) if isinstance(dialect, str) else ""
         known = ", ".join(_DIALECTS)
         raise FilterError(path, "has an unknown dialect" + (f" {name!r}" if name == dialect else ""), hint=known)
@@ -151,13 +167,16 @@ def _pair(name: object, wanted: object, path: str) -> Pair:
         raise FilterError(here, "must not be empty", hint="presence is tested by sql: EXISTS")
     if len(wanted) > MAX_LENGTH:
         raise FilterError(here, f"is longer than {MAX_LENGTH} characters")
-    return name, wanted
+    try:
+        return name, check_string(name, wanted)
+    except EventError as error:
+        raise FilterError(here, error.rule, hint="no event has such text") from None
 
 
-def _expression(text: object, functions: Functions | None, path: str) -> Filter:
+def _expression(text: object, functions: Functions | None, allowance: Allowance, path: str) -> Filter:
     if not isinstance(text, str):
         raise FilterError(path, f"must be a string, not {type(text).__name__}")
     try:
-        return Filter("sql", (parse(text, functions=functions),))
+        return Filter("sql", (parse_within(text, allowance, functions),))
     except ParseError as error:
         raise FilterError(path, str(error)) from error

@@ -52,6 +52,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     report, sys.unraisablehook = sys.unraisablehook, lambda raised: lost.append(f"{raised.exc_value!r}")
     try:
         gc.collect()
+        gc.freeze()  # what is left is not of this test, and looking through it again after each one takes long
     finally:
         sys.unraisablehook = report
     if lost:

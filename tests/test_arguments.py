@@ -349,7 +349,7 @@ async def test_what_is_right_is_taken() -> None:
 
 def test_a_policy_keeps_its_own_copy_of_the_statuses() -> None:
     statuses = {418}
-    policy = RetryPolicy(statuses=statuses)  # type: ignore[arg-type]
+    policy = RetryPolicy(statuses=statuses)
     statuses.add(404)
     assert policy.retryable(418)
     assert not policy.retryable(404)

@@ -129,6 +129,75 @@ def test_a_short_expression_cannot_fill_the_memory() -> None:
         assert said("LENGTH(CONCAT(subject, subject))", event) == (200_000, "")
 
 
+BIG = new(
+    id="0" * 500 + "1", subject="a" * 60_000, w="\u0149" * 500, x="\u0149" * 60_000, y=" " * 60_000, z="0" * 60_000
+)
+EIGHT = "CONCAT(" + ",".join(["subject"] * 8) + ")"
+
+
+def joined(delimiter: str, texts: str) -> str:
+    return f"CONCAT_WS('{delimiter}'{texts})"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "LENGTH(" + "UPPER(" * 90 + EIGHT + ")" * 90 + ") = 1",
+        " OR ".join([EIGHT + " LIKE '%" + "_a" * 100 + "b%'"] * 100),
+        " OR ".join(["UPPER(x) = '1'"] * 1_000),
+        " OR ".join(["TRIM(y) = '1'"] * 1_000),
+        " OR ".join(["INT(z) = 1"] * 1_000),
+        " OR ".join(["subject LIKE '%" + "a" * 7 + "b" + "a" * 7 + "%'"] * 1_000),
+        " OR ".join(["subject LIKE '%" + "a_" * 15 + "b%'"] * 1_000),
+        " OR ".join(["id LIKE '%" + "a_" * 15 + "b%'"] * 1_000),
+        " OR ".join(["UPPER(w) = '1'"] * 1_000),
+        "0 = 1 OR " * 100 + "0 = INT(" + "+".join(["INT(id)"] * 1_000) + ")",
+        "subject LIKE '%" + "a_" * 30_000 + "b%'",
+        "'" + "a" * 30_000 + "' LIKE '%" + "a_" * 15_000 + "b%'",
+        "subject LIKE '%" + "".join(f"{chr(0x4E00 + at)}_" for at in range(20_000)) + "%'",
+        "subject LIKE '" + "%a" * 32_000 + "b'",
+        " OR ".join(f"x LIKE '%{chr(0x4E00 + at)}_a%'" for at in range(2_000)),
+        joined("a" * 20_000, ",id" * 50) + " LIKE '%" + "_a" * 17_000 + "b%'",
+        " OR ".join([joined("a" * 1_000, ",''" * 1_000) + " LIKE '%" + "_a" * 17 + "b%'"] * 4),
+        " OR ".join([joined("a" * 1_000, ",id" * 1_000) + " LIKE '%" + "_a" * 17 + "b%'"] * 4),
+    ],
+    ids=range(18),
+)
+def test_an_expression_costs_little_to_parse_and_little_for_an_event(text: str) -> None:
+    with soon():
+        expression = cesql.parse(text)
+    with soon():
+        assert not expression.matches(BIG)
+
+
+def test_all_text_that_is_handled_for_an_event_has_one_limit() -> None:
+    """An error like others: what comes before decides all the same."""
+    event = new(subject="x" * 200_000)
+    long = "LENGTH(subject) = 200000"
+    assert said(" AND ".join([long] * 5), event) == (True, "")
+    assert said(" AND ".join([long] * 6), event) == (False, "functionEvaluation")
+    assert said(" AND ".join(["subject LIKE '%x%'"] * 6), event) == (False, "functionEvaluation")
+    assert said("EXISTS id OR " + " AND ".join([long] * 6), event) == (True, "")
+    assert said("LENGTH(subject)", event) == (200_000, "")  # each evaluation begins anew
+
+
+def test_what_a_function_makes_counts_too() -> None:
+    functions = cesql.Functions()
+    functions.register("LONG", lambda: "x" * 2**20, returns=str)
+    assert said("LONG()", new(), functions=functions) == ("x" * 2**20, "")
+    assert said("CONCAT(LONG(), 'x')", new(), functions=functions) == ("", "functionEvaluation")
+
+
+def test_a_constant_that_costs_much_is_computed_when_it_is_needed() -> None:
+    assert said("'" + "ab" * 1_000 + "' LIKE '%ba%'") == (True, "")
+    assert said("LENGTH(CONCAT('" + "ab" * 1_000 + "', 'c'))") == (2_001, "")
+
+
+def test_many_patterns_with_wildcards_do_what_one_does() -> None:
+    text = " AND ".join(["subject LIKE '%a_c%' AND subject NOT LIKE '%a_d%'"] * 150)
+    assert said(text, subject="abbabc") == (True, "")
+
+
 def test_the_limit_on_the_length_is_the_callers() -> None:
     text = "'" + "a" * 100_000 + "'"
     assert cesql.parse(text, max_length=200_000).evaluate(new()) == ("a" * 100_000, ())

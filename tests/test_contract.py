@@ -36,6 +36,7 @@ from cloudevents_kit import (
     wrap,
 )
 from cloudevents_kit._contract import as_handler
+from tests.support.events import new
 from tests.support.outcomes import ScriptedSink, acks, nacks, undelivereds
 from tests.support.servers import raising, returning
 from tests.support.strategies import events, extensions
@@ -220,7 +221,7 @@ ENDS: list[tuple[Handler, Result]] = [
     (returning(REPLY), Ack(status=200, reply=REPLY)),
     (returning(ACCEPTED), Ack(status=202)),
     (raising(Reject("no")), Nack(status=422, reason="no")),
-    (raising(Reject("gone", 410)), Nack(status=410, reason="gone")),
+    (raising(Reject("closed", 403)), Nack(status=403, reason="closed")),
     (raising(Retry()), Nack(status=503, reason="try again later", retryable=True)),
     (raising(Retry(1.5, "busy", 429)), Nack(status=429, reason="busy", retryable=True, retry_after=1.5)),
     (raising(TimeoutError()), Nack(status=503, reason="the handler ran out of time", retryable=True)),
@@ -247,6 +248,8 @@ def through_a_hop(result: Result) -> Result:
             return Ack(status=204)
         case Ack(reply=reply):
             return Ack(status=200, reply=reply)
+        case Nack(status=410):
+            return Nack(status=422, reason=f"the next hop is gone: {result.reason}")
         case Nack():
             return replace(result, attempts=(), elapsed=0.0)
         case Undelivered():
@@ -262,6 +265,17 @@ def test_a_sink_of_a_forwarded_sink_gives_what_the_sink_gives(result: Result) ->
     assert asyncio.run(HandlerSink(forward(once)).send(EVENT)) == through_a_hop(result)
     assert inner.sent == [EVENT, EVENT]
     assert all(sent is EVENT for sent in inner.sent)  # passed on as it came
+
+
+async def test_a_next_hop_that_is_gone_does_not_close_this_one() -> None:
+    """Our own sender would give this receiver up for good, and whatever else it does."""
+
+    async def gone(event: Event) -> None:
+        raise Reject("no such shop", 410)
+
+    middle = HandlerSink(forward(HandlerSink(gone)))
+    ends = [Nack(status=422, reason="the next hop is gone: no such shop")] * 2
+    assert [await middle.send(EVENT), await HandlerSink(forward(middle)).send(EVENT)] == ends
 
 
 async def test_a_sink_that_gives_no_result_is_no_ack() -> None:
@@ -284,6 +298,14 @@ async def test_a_sink_for_events_may_be_a_plain_function() -> None:
     seen: list[Event] = []
     assert await HandlerSink(seen.append).send(EVENT) == Ack(status=204)
     assert seen == [EVENT]
+
+
+def test_a_sink_that_is_given_as_a_handler_is_told_how_to_become_one() -> None:
+    sink: Any = ScriptedSink(Ack())
+    message = r"^handler: must be callable, not ScriptedSink \(forward\(sink\) makes a handler of a sink\)$"
+    for use in (lambda: wrap(sink, passing), lambda: as_handler(sink), lambda: HandlerSink(sink)):
+        with pytest.raises(TypeError, match=message):
+            use()
 
 
 @pytest.mark.parametrize("what", [None, "sink", object()])
@@ -433,3 +455,18 @@ async def test_an_event_that_is_passed_on_is_not_completed(mode: Any) -> None:
     assert await HandlerSink(forward(inner), passing).send(received)
     assert inner.sent[0].attributes.keys() <= {"specversion", "id", "source", "type", "datacontenttype"}
     assert inner.sent[0].time is None
+
+
+async def test_a_middleware_may_have_a_method_of_any_name() -> None:
+    class Template:
+        is_async_handler = True
+
+        def compose(self, text: str) -> str:
+            raise AssertionError("not what wrap looks for")
+
+        async def __call__(self, event: Event, call_next: Handler) -> Outcome:
+            return await call_next(event)
+
+    async def end(event: Event) -> None: ...
+
+    assert await settle(wrap(end, Template()), new())

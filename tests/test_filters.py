@@ -116,6 +116,10 @@ DIALECTS = "exact, prefix, suffix, all, any, not, sql"
             lambda: from_json({"prefix": {"n": 5}}),
             "filter.prefix.n: must be a string, not int (an Integer or Boolean attribute is compared as text)",
         ),
+        (
+            lambda: exact(type="a\ud800"),
+            "exact.type: holds a control character, noncharacter or lone surrogate (no event has such text)",
+        ),
         (lambda: sql("type ="), "sql: expected a value, found the end at position 6\n  type =\n        ^"),
     ],
 )
@@ -139,6 +143,31 @@ def test_a_filter_within_a_filter_is_a_filter(wrong: Any) -> None:
     for make in (all_of, any_of, not_):
         with pytest.raises(TypeError, match="must be a Filter"):
             make(wrong)
+
+
+def test_attributes_are_a_mapping() -> None:
+    for make in (exact, prefix, suffix):
+        with pytest.raises(TypeError, match=r"^attributes: must be a mapping of names to text, not int"):
+            make(5)  # type: ignore[arg-type]
+
+
+def test_all_expressions_of_a_subscription_have_the_limits_of_one() -> None:
+    words = {"sql": " OR ".join(["a = 1"] * 1_000)}
+    long = {"sql": "type = '" + "x" * 30_000 + "'"}
+    assert not from_json([words, words])(new())
+    assert not from_json([long, long])(new())
+    with pytest.raises(FilterError, match=r"^filters\[2\].sql: more than 8192 words and signs"):
+        from_json([words, words, words])
+    with pytest.raises(FilterError, match=r"^filters\[2\].not.sql: there are more than 65536 characters of SQL$"):
+        from_json([long, long, {"not": long}])
+
+
+def test_all_expressions_of_a_filter_together_may_cost_as_much_as_one() -> None:
+    event = new(subject="x" * 200_000)
+    long = sql("LENGTH(subject) = 200000")
+    assert all_of(*[long] * 5)(event)
+    assert not all_of(*[long] * 6)(event)
+    assert long(event)
 
 
 def test_depth_and_number_are_limited_in_python_too() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cloudevents_kit import Event
+from cloudevents_kit._answer import Answer
 from cloudevents_kit._inbound import Inbound, Limits
 from tests.support.parts import Gate
 from tests.support.servers import ignore
@@ -28,6 +29,24 @@ async def serve(found: Inbound) -> int:
         return (await found.answer(HEADERS, b"")).status
     finally:
         found.leave()
+
+
+async def test_a_body_that_is_too_large_or_too_late_is_counted_and_logged_as_any_other_unreadable_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def never() -> bytes:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    found = inbound(max_body=10, body_timeout=0.05)
+    large, late = await found.collect(11, never), await found.collect(10, never)
+    found.stopping = True
+    cut_off = await found.collect(10, never)
+    assert [one.status for one in (large, late, cut_off) if isinstance(one, Answer)] == [413, 408, 503]
+    assert found.counts == {"unreadable": 2}
+    assert caplog.messages == [
+        "request refused: the body is larger than 10 bytes",
+        "request refused: the body did not arrive in time",
+    ]
 
 
 async def test_nobody_in_flight_is_nobody_to_wait_for() -> None:

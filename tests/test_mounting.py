@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from cloudevents_kit import Ack, Event, Receiver, Sender
+from cloudevents_kit import Ack, Event, Receiver, Sender, stages
 from tests.support.parts import Gate, HandlerPart, Part, StagePart
 from tests.support.raw import RawAnswer, RawConnection, request
 from tests.support.servers import HEAD, ask, binary, ignore, problem, replying
@@ -271,3 +271,18 @@ async def test_a_receiver_that_was_stopped_can_be_mounted_and_the_other_way_roun
             assert (await at(port, "/readyz", "GET")).status == 200
             assert (await ask(port, binary())).status == 204
     assert receiver.counts == {"ack": 4}
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+async def test_a_stop_lets_no_event_wait_for_others_that_will_not_come(mounted: bool) -> None:
+    """A batch that would be gathered for an hour is done at once."""
+    sizes: list[int] = []
+    came = asyncio.Event()
+    batch = stages.batch(lambda events: sizes.append(len(events)), max_delay=3600)
+    receiver = Receiver(ignore, stages.tap(lambda _: came.set()), batch, port=0)
+    async with asyncio.timeout(10), running(receiver.app) if mounted else receiver as served:
+        port = served if isinstance(served, int) else served.port
+        waiting = asyncio.ensure_future(at(port, "/"))
+        await came.wait()
+    assert (await waiting).status == 204
+    assert sizes == [1]

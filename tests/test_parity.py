@@ -329,7 +329,7 @@ def test_whatever_is_sent_both_answer_the_same() -> None:
             await asyncio.to_thread(same)
 
     asyncio.run(search())
-    assert statuses >= {200, 202, 204, 400, 404, 405, 410, 413, 415, 422, 429, 500, 503}
+    assert statuses >= {200, 204, 400, 404, 405, 413, 415, 422, 500}  # what a thousand requests cannot miss
 
 
 @pytest.mark.parametrize("mode", ["binary", "structured", "batch"])

@@ -62,6 +62,14 @@ def test_a_field_that_is_an_object_is_the_readers_own() -> None:
     assert field("data.a[0]")(event) == 1
 
 
+def test_a_field_that_is_nested_too_deeply_to_be_copied_is_an_error_of_the_event() -> None:
+    event = new(data=b'{"a":' + b"[" * 900 + b"]" * 900 + b"}", datacontenttype="application/json")
+    assert event.data["a"]
+    with pytest.raises(DataError, match="nested too deeply") as raised:
+        field("data.a")(event)
+    assert raised.value.key == event.key
+
+
 def test_data_that_cannot_be_read_is_an_error_of_the_event() -> None:
     event = new(data=b"{", datacontenttype="application/json")
     with pytest.raises(DataError) as raised:

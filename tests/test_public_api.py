@@ -47,7 +47,19 @@ BY_PATH = {
         "Context", "InDoubt", "Journal", "Report", "Saga", "SagaError", "Status", "Step", "Wait", "ask", "reacts",
     },
     "sender": {"Sender"},
+    "stages": {
+        "PASS", "REJECT", "Aggregate", "Batch", "Branch", "Bulkhead", "Cached", "CircuitBreaker", "Condition",
+        "DedupeStore", "Description", "Ending", "Hook", "Metrics", "Observed", "Order", "Queue",
+        "QueueStore", "Quorum", "Recorder", "Reducer", "Replaceable", "Rule", "RuleError", "RuleFilter", "SharedCache",
+        "Stage", "StageError", "Totals", "WindowStore", "aggregate", "avg_of", "background", "batch", "bulkhead",
+        "chain", "circuit_breaker", "count", "deduplicate", "describe", "distinct", "endpoints", "enrich", "fan_out",
+        "field", "first_of", "fold", "hinted", "keep_if", "lint_types", "load_rules", "max_of", "min_of", "observe",
+        "on_error", "order", "order_key", "queue", "quorum", "race", "rate_limit", "retry", "route", "route_hints",
+        "rule_filter", "running", "stage", "sum_of", "tap", "timeout", "transform", "upcast", "validate", "version_of",
+        "when", "with_version",
+    },
     "stores": {"Store", "StoreError", "open_store"},
+    "stores.memory": {"MemoryDedupeStore", "MemoryQueueStore", "MemoryWindowStore"},
 }  # fmt: skip
 #: Every method and property of the classes that most programs use.
 MEMBERS = {
@@ -123,7 +135,12 @@ def test_a_name_that_does_not_exist_is_an_attribute_error(name: str) -> None:
 def test_the_modules_without_an_underscore_are_these() -> None:
     root = Path(str(files(cloudevents_kit)))
     stems = {path.stem for path in root.glob("*.py")} | {path.parent.name for path in root.glob("*/__init__.py")}
-    assert {stem for stem in stems if not stem.startswith("_")} == BY_PATH.keys()
+    assert {stem for stem in stems if not stem.startswith("_")} == {name for name in BY_PATH if "." not in name}
+
+
+def test_the_modules_of_stores_are_these() -> None:
+    stems = {path.stem for path in (Path(str(files(cloudevents_kit))) / "stores").glob("*.py")} - {"__init__"}
+    assert {f"stores.{stem}" for stem in stems} == {name for name in BY_PATH if "." in name}
 
 
 @pytest.mark.parametrize("name", BY_PATH)
@@ -137,11 +154,39 @@ def test_a_class_has_these_members(name: str) -> None:
     assert {member for member in dir(kind) if not member.startswith("_")} == MEMBERS[name]
 
 
+def test_the_names_of_stages_are_in_order() -> None:
+    """Constants, then classes, then functions."""
+    names = importlib.import_module("cloudevents_kit.stages").__all__
+    assert sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name)) == names
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_described(name: str) -> None:
-    thing = getattr(cloudevents_kit, name)
-    if inspect.isclass(thing) or inspect.isfunction(thing):  # the others are types made of types, and constants
-        assert thing.__doc__
+    check_described(getattr(cloudevents_kit, name))
+
+
+@pytest.mark.parametrize("name", BY_PATH)
+def test_every_name_of_a_module_is_described(name: str) -> None:
+    module = importlib.import_module(f"cloudevents_kit.{name}")
+    assert module.__doc__
+    for one in BY_PATH[name]:
+        check_described(getattr(module, one))
+
+
+def check_described(thing: Any) -> None:
+    """Fail for a class or function without a docstring; the others are types made of types, and constants."""
+    if inspect.isclass(thing):
+        members = {name: one for name, one in vars(thing).items() if not name.startswith("_")}
+        undescribed = [
+            name for name, one in members.items() if _is_code(one) and not inspect.getdoc(getattr(thing, name))
+        ]
+        assert (thing.__name__, undescribed) == (thing.__name__, [])
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        assert thing.__doc__, thing
+
+
+def _is_code(member: object) -> bool:
+    return inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)
 
 
 # The package.
@@ -172,7 +217,7 @@ def test_what_the_package_imports_is_what_it_depends_on() -> None:
     """No module needs an extra, and no dependency is left over, but for the one that tracing will use."""
     needed = {re.split(r"[<>=;\[ ]", one, maxsplit=1)[0].replace("-", "_") for one in PROJECT["dependencies"]}
     found = set()
-    for path in Path(str(files(cloudevents_kit))).glob("*.py"):
+    for path in Path(str(files(cloudevents_kit))).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
@@ -219,6 +264,11 @@ def test_aiohttp_is_loaded_with_the_first_name_that_needs_it(name: str) -> None:
     found = loaded(f"import cloudevents_kit; cloudevents_kit.{name}")
     assert "aiohttp" in found
     assert found & {"tenacity", "opentelemetry", "pydantic", "cloudevents"} == set()
+
+
+def test_stages_need_no_network_and_no_extra() -> None:
+    found = loaded("from cloudevents_kit import stages; stages.rule_filter([]), stages.deduplicate(), stages.retry()")
+    assert found & {"aiohttp", "opentelemetry", "tenacity", "pydantic", "cloudevents", "re2"} == set()
 
 
 def test_an_asgi_application_needs_no_aiohttp() -> None:

@@ -49,6 +49,15 @@ def test_exactly_one_predicate_is_true_and_the_outcome_says_the_same(result: Res
 
 
 @every
+def test_every_result_has_a_status_and_a_reply_or_none(result: Result) -> None:
+    """K-C1: status None without an answer."""
+    status: int | None = result.status
+    reply: Event | None = result.reply
+    assert (status is None) == result.is_undelivered
+    assert (reply is not None) == (isinstance(result, Ack) and status == 200 and result.reply_error is None)
+
+
+@every
 def test_a_result_is_told_apart_by_its_class_and_fields(result: Result) -> None:
     match result:
         case Ack(status=200, reply=Event(id=found)):

@@ -239,12 +239,24 @@ async def test_a_longer_pause_prolongs_the_one_that_is_waited_out(slow_clock: Ma
     assert result.attempts[0].wait == pytest.approx(10)
 
 
-async def test_other_refusals_hold_back_nobody(clock: ManualClock) -> None:
-    script = [answer(500, [("Retry-After", "9")]), answer(204)]
-    async with Peer(*script) as peer, Sender(peer.url, retry=RetryPolicy.none(), clock=clock) as sender:
-        assert not await sender.send(new_event())
-        assert await sender.send(new_event())
-    assert clock.waits == []
+@pytest.mark.parametrize("status", [404, 409, 500])
+async def test_other_refusals_hold_back_that_event_alone(status: int, slow_clock: ManualClock) -> None:
+    """RT-03: it waits as long as it was asked to, and nobody else does."""
+    script = [answer(status, [("Retry-After", "9")]), answer(204)]
+    async with Peer(*script) as peer, Sender(peer.url, retry=STEADY, clock=slow_clock) as sender:
+        first = asyncio.ensure_future(sender.send(new_event("first")))
+        await until(lambda: slow_clock.sleeping == 1)
+        assert await sender.send(new_event("second"))
+        await slow_clock.advance(9)
+        result = await first
+    assert [attempt.wait for attempt in result.attempts] == [0, 9]
+
+
+async def test_a_final_refusal_asks_for_no_other_time(clock: ManualClock) -> None:
+    async with Peer(answer(422, [("Retry-After", "9")])) as peer, Sender(peer.url, clock=clock) as sender:
+        result = await sender.send(new_event())
+    assert isinstance(result, Nack)
+    assert (result.retryable, result.retry_after) == (False, None)
 
 
 async def test_a_pause_beyond_the_deadline_is_not_waited_out(clock: ManualClock) -> None:

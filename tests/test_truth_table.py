@@ -90,9 +90,12 @@ def refused_thrice(
 
 
 def retry_after(value: str, after: float | None, *waits: float) -> list[Row]:
-    """The same for the two statuses whose Retry-After counts."""
+    """The same for some of the statuses that are retried."""
     header = ("Retry-After", value)
-    return [refused_thrice(s, header, after=after, waits=waits, name=f"{s}, Retry-After: {value}") for s in (429, 503)]
+    return [
+        refused_thrice(s, header, after=after, waits=waits, name=f"{s}, Retry-After: {value}")
+        for s in (409, 429, 500, 503)
+    ]
 
 
 def lost(name: str, step: Script, reason: Reason, *, maybe: bool = True, **more: object) -> Row:
@@ -178,7 +181,6 @@ RETRY_AFTERS = [
     refused_thrice(
         429, ("Retry-After", "5"), ("Retry-After", "5"), after=5.0, waits=[5, 5], name="429, one value twice"
     ),
-    refused_thrice(500, ("Retry-After", "5"), name="500, Retry-After does not count"),
 ]
 
 GZIP = ("Content-Encoding", "gzip")

@@ -5,8 +5,9 @@ value and what went wrong. The text goes through `_lexer` (words and signs), `_p
 `_compiler` (closures). Nothing here knows the data of an event, transports or asyncio.
 """
 
+from cloudevents_kit.cesql._budget import MAX_LENGTH
 from cloudevents_kit.cesql._errors import EvaluationError, Kind, ParseError
-from cloudevents_kit.cesql._expression import MAX_LENGTH, Expression, parse
+from cloudevents_kit.cesql._expression import Expression, parse
 from cloudevents_kit.cesql._functions import Functions
 
 __all__ = ["MAX_LENGTH", "EvaluationError", "Expression", "Functions", "Kind", "ParseError", "parse"]

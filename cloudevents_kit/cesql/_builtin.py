@@ -6,11 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cloudevents_kit._values import INT_MAX, INT_MIN, Value
+from cloudevents_kit.cesql._budget import MAX_COST
 from cloudevents_kit.cesql._casts import to_boolean, to_integer, to_text
 from cloudevents_kit.cesql._errors import Kind
-
-#: Texts are not joined to longer ones, so that a short expression cannot fill the memory.
-MAX_TEXT = 2**20
 
 #: Unicode's White_Space; `str.strip` would also take U+001C to U+001F.
 _WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
@@ -61,8 +59,8 @@ def _substring(text: str, position: int, length: int = INT_MAX) -> Value | Faile
 
 
 def _join(delimiter: str, *texts: str) -> Value | Failed:
-    if len(delimiter) * len(texts) > MAX_TEXT:
-        return Failed("", "functionEvaluation", f"the text is longer than {MAX_TEXT} characters")
+    if len(delimiter) * len(texts) > MAX_COST:  # so that a short expression cannot fill the memory
+        return Failed("", "functionEvaluation", f"the text is longer than {MAX_COST} characters")
     return delimiter.join(texts)
 
 

@@ -9,7 +9,9 @@ import re
 
 from cloudevents_kit._values import INT_MAX, INT_MIN, Value
 
-_integer = re.compile(r"([+-]?)0*([0-9]{1,10})").fullmatch
+_integer = re.compile(r"([+-]?)(?=[0-9])0*+([0-9]{0,10})").fullmatch
+#: Longer texts are no Integer: nobody writes so many zeros before one, and to look at them all would cost too much.
+_LONGEST_INTEGER = 1000
 _BOOLEANS = {"true": True, "false": False}
 
 #: What stands in for a value that could not be had.
@@ -31,8 +33,8 @@ def to_integer(value: Value) -> int | None:
         return int(value)
     if len(value) < 10 and value.isdigit() and value.isascii():  # nearly always
         return int(value)
-    found = _integer(value)
-    number = int(found[1] + found[2]) if found else INT_MAX + 1
+    found = _integer(value) if len(value) <= _LONGEST_INTEGER else None
+    number = int(found[1] + (found[2] or "0")) if found else INT_MAX + 1
     return number if INT_MIN <= number <= INT_MAX else None
 
 

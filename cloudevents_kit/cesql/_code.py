@@ -9,13 +9,16 @@ Booleans tell True, False and errors apart by identity.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from operator import itemgetter
 from typing import NamedTuple
 
 from cloudevents_kit._values import INT_MAX, Value
+from cloudevents_kit.cesql._budget import FREE, Costly, afford
 from cloudevents_kit.cesql._casts import cast, to_boolean, to_integer, to_text
 from cloudevents_kit.cesql._errors import EvaluationError
-from cloudevents_kit.cesql._operators import Operator, Outcome, no_cast, overflow
+from cloudevents_kit.cesql._like import Matcher
+from cloudevents_kit.cesql._operators import Operator, Outcome, no_cast, overflow, too_much
 
 Attributes = Mapping[str, Value]
 Run = Callable[[Attributes], Outcome]
@@ -50,9 +53,10 @@ def attribute(name: str, at: int) -> Code:
 
 
 def folded(code: Code, *operands: Code) -> Code:
-    """Return ``code``, or what comes out of it if that depends on no event."""
+    """Return ``code``, or what comes out of it if that depends on no event, and costs little."""
     if all(operand.constant for operand in operands):
-        return constant(code.run({}), code.kind)
+        with suppress(Costly):
+            return constant(code.run({}), code.kind)
     return code
 
 
@@ -149,8 +153,26 @@ def comparison(code: Code, wanted: Value, at: int, *, expected: bool) -> Code:
     return Code(run_comparison, bool)
 
 
-def like(code: Code, fits: Callable[[str], bool], *, expected: bool) -> Code:
+def like(code: Code, matcher: Matcher, at: int, *, expected: bool) -> Code:
     """Return the code of LIKE and NOT LIKE."""
+    run = code.run
+    fits, weight = matcher
+    if not weight:
+        return _like_at_ends(code, fits, expected=expected)
+    free = FREE // weight
+
+    def run_like(attributes: Attributes) -> Outcome:
+        value = run(attributes)
+        if isinstance(value, str):
+            if len(value) > free and not afford(attributes, len(value) * weight):
+                return too_much(at)
+            return fits(value) is expected
+        return value if isinstance(value, EvaluationError) else fits(to_text(value)) is expected
+
+    return Code(run_like, bool)
+
+
+def _like_at_ends(code: Code, fits: Callable[[str], bool], *, expected: bool) -> Code:
     run = code.run
 
     def run_like(attributes: Attributes) -> Outcome:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 
 from cloudevents_kit._values import Value
 from cloudevents_kit.cesql import _code, _logic
-from cloudevents_kit.cesql._builtin import MAX_TEXT, Failed, Function
+from cloudevents_kit.cesql._budget import FREE, Allowance, afford
+from cloudevents_kit.cesql._builtin import Failed, Function
 from cloudevents_kit.cesql._casts import ZEROS, cast, to_text
 from cloudevents_kit.cesql._code import Attributes, Code
 from cloudevents_kit.cesql._errors import EvaluationError
 from cloudevents_kit.cesql._like import matcher
-from cloudevents_kit.cesql._operators import OPERATORS, Outcome, no_cast
+from cloudevents_kit.cesql._operators import OPERATORS, Outcome, no_cast, too_much
 from cloudevents_kit.cesql._syntax import (
     COMPARISON,
     LOGIC,
@@ -45,9 +45,12 @@ class Both:
     error: EvaluationError
 
 
-def compiled(node: Node, find: Find) -> tuple[Callable[[Attributes], Outcome | Both], Value]:
-    """Return the closure of a whole expression, and its value where an error leaves it without one."""
-    compiler = _Compiler(find)
+def compiled(node: Node, find: Find, allowance: Allowance) -> tuple[Callable[[Attributes], Outcome | Both], Value]:
+    """Return the closure of a whole expression, and its value where an error leaves it without one.
+
+    The closure raises `Costly` if it is to be called with `Counted` attributes instead.
+    """
+    compiler = _Compiler(find, allowance)
     if isinstance(node, Call) and (function := find(node.name, len(node.arguments))):
         codes = [compiler.code(argument) for argument in node.arguments]
         return _called(node, function, codes), ZEROS[function.returns]
@@ -56,10 +59,11 @@ def compiled(node: Node, find: Find) -> tuple[Callable[[Attributes], Outcome | B
 
 
 class _Compiler:
-    __slots__ = ("_find",)
+    __slots__ = ("_allowance", "_find")
 
-    def __init__(self, find: Find) -> None:
+    def __init__(self, find: Find, allowance: Allowance) -> None:
         self._find = find
+        self._allowance = allowance
 
     def code(self, node: Node) -> Code:
         """Return the code of a node within an expression."""
@@ -71,7 +75,8 @@ class _Compiler:
             return self._logic(node) if node.level == LOGIC else self._chain(node)
         if isinstance(node, Like):
             operand = self.code(node.operand)
-            return _code.folded(_code.like(operand, matcher(node.pattern), expected=node.expected), operand)
+            pattern = matcher(node.pattern, self._allowance)
+            return _code.folded(_code.like(operand, pattern, node.at, expected=node.expected), operand)
         if isinstance(node, In):
             return self._in(node)
         if isinstance(node, Call):
@@ -152,7 +157,6 @@ def _no_function(node: Call) -> EvaluationError:
 def _called(node: Call, function: Function, codes: list[Code]) -> Callable[[Attributes], Outcome | Both]:
     further = [function.rest or object] * (len(codes) - len(function.arguments))
     operands = [(code.run, kind) for code, kind in zip(codes, (*function.arguments, *further), strict=True)]
-    room = MAX_TEXT if function.rest else inf
     call = function.run
     at = node.at
 
@@ -168,11 +172,13 @@ def _called(node: Call, function: Function, codes: list[Code]) -> Callable[[Attr
                 return no_cast(kind, at)
             if isinstance(argument, str):
                 size += len(argument)
-                if size > room:
-                    message = f"{node.name} is given more than {MAX_TEXT} characters"
-                    return EvaluationError(kind="functionEvaluation", message=message, position=at)
             values.append(argument)
+        if size > FREE and not afford(attributes, size):
+            return too_much(at)
         result = call(*values)
+        if isinstance(result, str):
+            more = len(result) - size
+            return too_much(at) if more > FREE and not afford(attributes, more) else result
         if isinstance(result, Failed):
             return Both(result.value, EvaluationError(kind=result.kind, message=result.message, position=at))
         return result

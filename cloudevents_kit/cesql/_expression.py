@@ -7,13 +7,12 @@ from typing import Any
 from cloudevents_kit._arguments import check_count, check_kind
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import Value
+from cloudevents_kit.cesql._budget import MAX_LENGTH, Allowance, Costly, Counted
 from cloudevents_kit.cesql._compiler import Both, compiled
 from cloudevents_kit.cesql._errors import EvaluationError, ParseError
 from cloudevents_kit.cesql._functions import Functions
 from cloudevents_kit.cesql._parser import tree_of
 
-#: Characters that an expression may have, unless `parse` is told otherwise.
-MAX_LENGTH = 65_536
 _BUILT_IN = Functions()
 
 
@@ -22,10 +21,11 @@ class Expression:
 
     __slots__ = ("_functions", "_run", "_text", "_zero")
 
-    def __init__(self, text: str, functions: Functions | None) -> None:
+    def __init__(self, text: str, functions: Functions | None, allowance: Allowance | None = None) -> None:
         self._text = text
         self._functions = functions
-        self._run, self._zero = compiled(tree_of(text), (functions or _BUILT_IN).find)
+        allowance = allowance or Allowance()
+        self._run, self._zero = compiled(tree_of(text, allowance), (functions or _BUILT_IN).find, allowance)
 
     @property
     def text(self) -> str:
@@ -40,7 +40,10 @@ class Expression:
         """
         if type(event) is not Event:
             event = Event.of(event)
-        outcome = self._run(event._attributes)
+        try:
+            outcome = self._run(event._attributes)
+        except Costly:
+            outcome = self._run(Counted(event._attributes))
         if isinstance(outcome, EvaluationError):
             return self._zero, (outcome,)
         if isinstance(outcome, Both):
@@ -51,7 +54,10 @@ class Expression:
         """Tell whether the expression, as a filter, lets ``event`` pass: it is true, and nothing went wrong."""
         if type(event) is not Event:
             event = Event.of(event)
-        return self._run(event._attributes) is True
+        try:
+            return self._run(event._attributes) is True
+        except Costly:
+            return self._run(Counted(event._attributes)) is True
 
     def __eq__(self, other: object) -> bool:
         """Compare text and functions."""
@@ -83,10 +89,17 @@ def parse(text: str, *, functions: Functions | None = None, max_length: int = MA
     Raises:
         ParseError: it is no expression, or a larger one than is good; the message shows where.
     """
-    check_kind("text", text, str, "a str")
     check_count("max_length", max_length)
+    return parse_within(text, Allowance(), functions, max_length)
+
+
+def parse_within(
+    text: str, allowance: Allowance, functions: Functions | None, max_length: int = MAX_LENGTH
+) -> Expression:
+    """Do what `parse` does, with what is left of ``allowance``."""
+    check_kind("text", text, str, "a str")
     if functions is not None:
         check_kind("functions", functions, Functions, "Functions")
     if len(text) > max_length:
         raise ParseError(f"longer than {max_length} characters", text, max_length)
-    return Expression(text, functions)
+    return Expression(text, functions, allowance)

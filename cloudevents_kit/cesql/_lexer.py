@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from cloudevents_kit.cesql._budget import MAX_TOKENS, Allowance
 from cloudevents_kit.cesql._errors import ParseError
 
 KEYWORDS = frozenset({"AND", "OR", "XOR", "NOT", "LIKE", "IN", "EXISTS", "TRUE", "FALSE"})
-#: More are no filter but an attack: this many are parsed in some hundredths of a second.
-MAX_TOKENS = 8192
 
 _token = re.compile(
     r"""[ \t\r\n]*+ (?:
@@ -46,9 +45,10 @@ class Token(NamedTuple):
     at: int
 
 
-def tokens_of(text: str) -> list[Token]:
+def tokens_of(text: str, allowance: Allowance) -> list[Token]:
     """Return the tokens of ``text``, the last one of kind "end"; raise ParseError where there is none."""
     found: list[Token] = []
+    most = allowance.tokens
     at = 0
     while (match := _token(text, at)) is not None:
         group = match.lastgroup
@@ -63,8 +63,9 @@ def tokens_of(text: str) -> list[Token]:
             found.append(Token("string", _unescaped(text, value, begin), begin))
         else:
             found.append(Token("end", "", begin))
+            allowance.tokens -= len(found)
             return found
-        if len(found) > MAX_TOKENS:
+        if len(found) > most:
             raise ParseError(f"more than {MAX_TOKENS} words and signs", text, begin)
     raise _unreadable(text, at)
 

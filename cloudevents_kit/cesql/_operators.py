@@ -21,6 +21,11 @@ def no_cast(kind: type, at: int) -> EvaluationError:
     return EvaluationError(kind="cast", message=f"a String is no {NAMES[kind]}{size}", position=at)
 
 
+def too_much(at: int) -> EvaluationError:
+    """Return the error of an expression that handles more text for an event than is good."""
+    return EvaluationError(kind="functionEvaluation", message="too much text to join, change or search", position=at)
+
+
 def overflow(at: int) -> EvaluationError:
     """Return the error of a result that does not fit."""
     return EvaluationError(kind="math", message="the result does not fit 32 bits", position=at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from cloudevents_kit.cesql._budget import Allowance
 from cloudevents_kit.cesql._casts import to_integer
 from cloudevents_kit.cesql._errors import ParseError
 from cloudevents_kit.cesql._lexer import KEYWORDS, Token, tokens_of
@@ -33,17 +34,17 @@ _SIGNS = frozenset({"-", "+"})
 _BOOLEANS = {"TRUE": True, "FALSE": False}
 
 
-def tree_of(text: str) -> Node:
-    """Return the tree of ``text``; raise ParseError if it is no expression."""
-    return _Parser(text).whole()
+def tree_of(text: str, allowance: Allowance) -> Node:
+    """Return the tree of ``text``; raise ParseError if it is no expression, or has more tokens than allowed."""
+    return _Parser(text, allowance).whole()
 
 
 class _Parser:
     __slots__ = ("_at", "_text", "_token", "_tokens")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, allowance: Allowance) -> None:
         self._text = text
-        self._tokens = tokens_of(text)
+        self._tokens = tokens_of(text, allowance)
         self._at = 0
         self._token = self._tokens[0]
 

@@ -25,7 +25,7 @@ from cloudevents_kit.stages._fan_out import fan_out
 from cloudevents_kit.stages._flow import PASS, REJECT, first_of, route, when
 from cloudevents_kit.stages._functions import enrich, keep_if, tap, transform, validate
 from cloudevents_kit.stages._guards import Bulkhead, bulkhead, retry, timeout
-from cloudevents_kit.stages._holding import order_key
+from cloudevents_kit.stages._keys import order_key
 from cloudevents_kit.stages._metrics import Metrics
 from cloudevents_kit.stages._observe import Observed, observe
 from cloudevents_kit.stages._on_error import on_error
@@ -45,7 +45,7 @@ from cloudevents_kit.stages._rules import RuleFilter, hinted, route_hints, rule_
 from cloudevents_kit.stages._stage import Ending, Hook, Recorder, Stage, running
 from cloudevents_kit.stages._totals import Totals
 from cloudevents_kit.stages._upcast import lint_types, upcast, version_of, with_version
-from cloudevents_kit.stages._window_store import MemoryWindowStore, WindowStore
+from cloudevents_kit.stages._window_store import WindowStore
 
 __all__ = [
     "PASS",
@@ -61,7 +61,6 @@ __all__ = [
     "Description",
     "Ending",
     "Hook",
-    "MemoryWindowStore",
     "Metrics",
     "Observed",
     "Order",

@@ -41,13 +41,20 @@ def name_of_branch(branch: object) -> str:
 
 
 def name_branches(branches: Iterable[tuple[str, Branch]]) -> dict[str, Branch]:
-    """Return ``branches`` by name, with a number where a name is taken already."""
+    """Return ``branches`` by names that differ."""
     found: dict[str, Branch] = {}
-    for number, (name, branch) in enumerate(branches, 1):
-        while name in found:
-            name = f"{name} {number}"  # noqa: PLW2901 - until it is free
-        found[name] = branch
+    for name, branch in branches:
+        found[free_name(name, found)] = branch
     return found
+
+
+def free_name(name: str, taken: Mapping[str, object]) -> str:
+    """Return ``name``, with a number if it is ``taken``."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name} {number}"
+    return free
 
 
 class _Named(Stage):

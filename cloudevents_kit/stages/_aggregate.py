@@ -7,7 +7,6 @@ held back: every event goes on as it is, counted or not. What the numbers leave 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from time import perf_counter
@@ -25,14 +24,18 @@ from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
 from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
+from cloudevents_kit._tally import Added, Tally
+from cloudevents_kit.stages._calls import called, ends_task
 from cloudevents_kit.stages._closing import Closer
+from cloudevents_kit.stages._digest import LONGEST, short
 from cloudevents_kit.stages._holding import Holding
 from cloudevents_kit.stages._reducers import Reducer, Selector, reader_of, text_of
 from cloudevents_kit.stages._seldom import Seldom
 from cloudevents_kit.stages._stage import cause_of, name_of_function
 from cloudevents_kit.stages._totals import Overview, Reducers, Totals, overview, totals
-from cloudevents_kit.stages._window_store import Added, MemoryWindowStore, Tally, WindowStore
+from cloudevents_kit.stages._window_store import WindowStore
 from cloudevents_kit.stages._windows import NEVER, Watermark, moment_of, moment_of_event
+from cloudevents_kit.stores.memory import MemoryWindowStore
 
 _CLOCK = SystemClock()
 
@@ -57,6 +60,7 @@ class Aggregate(Holding):
         without_time: str,
         on_error: str,
         on_close: OnClose | None,
+        close_timeout: float,
         at_stop: str,
         grace: float,
     ) -> None:
@@ -68,6 +72,7 @@ class Aggregate(Holding):
         self._arrival = without_time == "arrival"
         self._without_time = without_time
         self._on_error, self._on_close, self._at_stop, self._grace = on_error, on_close, at_stop, grace
+        self._close_timeout = close_timeout
         #: The memory answers at once: a coroutine less.
         self._add: Any = store.put if isinstance(store, MemoryWindowStore) else store.add
         self._closed_to = watermark.over
@@ -93,45 +98,54 @@ class Aggregate(Holding):
         """What was not counted, by reason, and what the store holds."""
         return {**super().status, "in_work": sum(self._watermark.held.values()), **self._store.status}
 
-    async def run(self, event: Event, call_next: Handler) -> Outcome:
-        """Hand the event on, then count it."""
-        if self._on_close is not None:
-            self.check_open()
-        began = perf_counter()
-        try:
-            place = self._place(event)
-        except Refusal:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a StageError, or a line in the log
-            self._excuse(error, event, began)
-            place = None
-        if place is None:
-            return await call_next(event)
-        start, key, values = place
-        mark = self._watermark
-        mark.hold(start)
-        try:
-            outcome = await call_next(event)
+    def bind(self, call_next: Handler) -> Handler:
+        """Return what hands an event on, then counts it."""
+        mark, add, fold, arrival = self._watermark, self._add, self._reducers.fold, self._arrival
+        place_of, hold, let_go = self._place, mark.hold, mark.let_go
+        check_open = None if self._on_close is None else self.check_open
+
+        async def counted(event: Event) -> Outcome:
+            if check_open is not None:
+                check_open()
+            began = perf_counter()
             try:
-                untimed = self._arrival and event.time_text is None  # and may have come before, in another window
-                added = self._add(start, key, event.key, values, self._reducers.fold, anywhere=untimed)
-                if type(added) is not str:
-                    added = await added
-                if added != "counted":
-                    self._note_added(added)
-            except Exception as error:  # noqa: BLE001 - as above
+                place = place_of(event)
+            except Refusal:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a StageError, or a line in the log
                 self._excuse(error, event, began)
-        finally:
-            mark.let_go(start)
-        if self._closed_to != mark.over and self._closed_to != mark.free():
-            await self._close_soon()
-        return outcome
+                place = None
+            if place is None:
+                return await call_next(event)
+            start, key, values = place
+            hold(start)
+            try:
+                outcome = await call_next(event)
+                try:
+                    untimed = arrival and event.time_text is None  # and may have come before, in another window
+                    name = event.key
+                    if len(name[0]) + len(name[1]) > LONGEST:
+                        name = short(name[0]), short(name[1])
+                    added = add(start, key, name, values, fold, anywhere=untimed)
+                    if type(added) is not str:
+                        added = await added
+                    if added != "counted":
+                        self._note_added(added)
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._excuse(error, event, began)
+            finally:
+                let_go(start)
+            if self._closed_to != mark.over and self._closed_to != mark.free():
+                await self._close_soon()
+            return outcome
+
+        return counted
 
     def _place(self, event: Event) -> tuple[int, str, list[Any]] | None:
         """Return window, key and values of ``event``, or None, counted, for one that has no place."""
-        text = event.time_text
+        text = event._attributes.get("time")  # noqa: SLF001 - a property takes longer than all the rest here
         if text is not None:
-            moment = moment_of_event(event, text)
+            moment = moment_of_event(event, text)  # type: ignore[arg-type]  # it is text
         else:
             self.counts["untimed"] += 1
             if not self._arrival:
@@ -141,8 +155,10 @@ class Aggregate(Holding):
         if type(start) is str:
             self.counts[start] += 1
             return None
-        key = "" if self._key is None else text_of(self._key(event))
-        return start, key, self._reducers.take(event)  # type: ignore[return-value]  # mypy reads no `type(...) is`
+        key = "" if self._key is None else self._key(event)
+        if type(key) is not str:
+            key = text_of(key)
+        return start, short(key), self._reducers.take(event)  # type: ignore[return-value]  # mypy reads no `type(...) is`
 
     def _note_added(self, added: Added) -> None:
         self.counts[added] += 1
@@ -169,22 +185,32 @@ class Aggregate(Holding):
         try:
             errors = await self._store.close(over, self._hand_out if self._on_close else None)
             self._closed_to = over
-        except Exception as error:  # noqa: BLE001 - reported
-            errors = [error]
+        except BaseException as error:  # noqa: BLE001 - raised again if it is meant for this task
+            self._raise_or_report(error)
+            return False
         for failed in errors:
             self._report(failed)
         return not errors
 
-    def _report(self, error: Exception) -> None:
+    def _raise_or_report(self, error: BaseException) -> None:
+        if ends_task(error):
+            raise error
+        self._report(error)
+
+    def _report(self, error: BaseException) -> None:
         self.counts["unclosed"] += 1
         self._unclosed.warn(f"stage {self.name}: a window could not be closed, or handed out", error)
 
     async def _hand_out(self, tally: Tally) -> None:
-        returned = self._on_close(totals(self.name, self._reducers, tally, self._watermark.size))  # type: ignore[misc]  # there is one
-        if inspect.isawaitable(returned):
-            await returned
-        else:
-            await asyncio.sleep(0)  # there may be thousands of keys
+        found = totals(self.name, self._reducers, tally, self._watermark.size)
+        async with asyncio.timeout(self._close_timeout):
+            try:
+                await called(self._on_close, found)  # type: ignore[arg-type]  # there is one
+            except BaseException as error:
+                if isinstance(error, Exception) or ends_task(error):
+                    raise
+                raise RuntimeError(f"on_close ended with {type(error).__name__}") from error  # the rest goes on
+        await asyncio.sleep(0)  # there may be thousands of keys
 
     def start(self) -> None:
         """Let windows close also when no event comes, if somebody is to learn of it."""
@@ -206,8 +232,8 @@ class Aggregate(Holding):
     async def _end_all(self) -> None:
         try:
             still = [window.start for window in await self._store.windows() if not window.closed]
-        except Exception as error:  # noqa: BLE001 - reported
-            self._report(error)
+        except BaseException as error:  # noqa: BLE001 - raised again if it is meant for this task
+            self._raise_or_report(error)
         else:
             self._watermark.end(max(still, default=NEVER))
 
@@ -221,7 +247,7 @@ class Aggregate(Holding):
         """
         await self._look()
         start = None if at is None else self._watermark.start_of(_moment(at))
-        tally = await self._store.read(text_of(key), start)
+        tally = await self._store.read(short(text_of(key)), start)
         return None if tally is None else totals(self.name, self._reducers, tally, self._watermark.size)
 
     async def windows(self) -> list[Overview]:
@@ -253,6 +279,7 @@ def aggregate(
     without_time: Literal["skip", "arrival"] = "skip",
     on_error: Literal["skip", "fail"] = "skip",
     on_close: OnClose | None = None,
+    close_timeout: float = 30.0,
     at_stop: Literal["keep", "flush"] = "keep",
     grace: float = 10.0,
     store: WindowStore | None = None,
@@ -269,7 +296,8 @@ def aggregate(
 
     Args:
         of: reducers by the name of their value, such as ``{"revenue": sum_of("data.total")}``.
-        by: the key: a path, the name of an attribute, or a function; events without it share the key "".
+        by: the key: a path, the name of an attribute, or a function; events without it share the key "". Of one with
+            more than 256 characters a digest is kept.
         size: length of a window in seconds; they begin at whole multiples of it since 1970, in UTC.
         lateness: seconds that a window waits for late events.
         idle: seconds without an event after which the clock closes what is over; None: never.
@@ -279,9 +307,12 @@ def aggregate(
             is not counted, ``fail`` raises a `StageError`, so that it is sent again.
         on_close: called with the `Totals` of each key when its window closes, one at a time, until it once returns
             without an error. The stage then takes events only while it is open.
-        at_stop: ``flush`` closes all windows when the stage is closed; ``keep`` leaves them open in the store.
+        close_timeout: seconds for one call of ``on_close``; then it has failed, and is made again later.
+        at_stop: ``flush`` closes all windows when the stage is closed, for good: if it is opened again, what comes for
+            them is late. ``keep`` leaves them open in the store.
         grace: seconds that ``on_close`` has to finish when the stage is closed.
-        store: where windows are kept; by default a `MemoryWindowStore`, which ends with the process.
+        store: where windows are kept; by default a `stores.memory.MemoryWindowStore`, which ends with
+            the process.
         clock: tells the time.
         name: name of the stage.
     """
@@ -289,6 +320,7 @@ def aggregate(
     check_not_negative("lateness", lateness)
     check_not_negative("ahead", ahead)
     check_not_negative("grace", grace)
+    check_positive("close_timeout", close_timeout)
     if idle is not None:
         check_positive("idle", idle)
     check_choice("without_time", without_time, ("skip", "arrival"))
@@ -309,6 +341,7 @@ def aggregate(
         without_time=without_time,
         on_error=on_error,
         on_close=on_close,
+        close_timeout=close_timeout,
         at_stop=at_stop,
         grace=grace,
     )

@@ -7,27 +7,28 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Literal, Self
+from typing import Literal
 
 from cloudevents_kit._arguments import check_callable, check_choice, check_count, check_not_negative
 from cloudevents_kit._contract import Handler, Outcome, log, name_of, settle
-from cloudevents_kit._errors import Retry
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Nack, Result
 from cloudevents_kit._tasks import Tasks
 from cloudevents_kit.stages._adapt import Branch, as_branch
+from cloudevents_kit.stages._calls import is_cancelled
+from cloudevents_kit.stages._holding import Holding
 from cloudevents_kit.stages._report import tell
 from cloudevents_kit.stages._stage import Stage, fate
 
 Report = Callable[[Event, Result], object]
 
 _CUT_OFF = Nack(status=503, reason="cut off when the stage was closed", retryable=True)
+_STRAY = Nack(status=500, reason="the branch was cancelled", retryable=True)
 #: Seconds for the report function to take note of events that were cut off.
 _LAST_REPORTS = 5.0
-_RETRY_AFTER = 1.0
 
 
-class _Background(Stage):
+class _Background(Holding):
     kind = "background"
 
     def __init__(
@@ -48,7 +49,6 @@ class _Background(Stage):
         self._on_full = on_full
         self._grace = grace
         self._report = report
-        self._opened = 0  # times: it may be part of several chains
         self._tasks = Tasks(partial(log.error, "stage %s: %r", self.name))
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: deque[tuple[Event, Context]] = deque()
@@ -69,18 +69,13 @@ class _Background(Stage):
 
     async def run(self, event: Event, call_next: Handler) -> Outcome:
         """Hand the event over and go on."""
-        if not self._opened:
-            self._refuse("not open")
+        self.check_open()
         item = event, copy_context()
         if self._blocked or not self._place(*item):
             if self._on_full == "refuse":
-                self._refuse("too many events are waiting")
+                raise self.refusal("too many events are waiting")
             await self._wait_for_room(item)
         return await call_next(event)
-
-    def _refuse(self, reason: str) -> None:
-        self.note("refused")
-        raise Retry(_RETRY_AFTER, f"{reason} ({self.name})")
 
     async def _wait_for_room(self, item: tuple[Event, Context]) -> None:
         room: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -90,7 +85,7 @@ class _Background(Stage):
         finally:
             self._blocked.pop(room, None)
         if not got_room:
-            self._refuse("closed")
+            raise self.refusal("closed")
 
     def _place(self, event: Event, context: Context) -> bool:
         """Start work on ``event``, or let it wait for that; return False if there is no room."""
@@ -121,9 +116,12 @@ class _Background(Stage):
         try:
             result = await settle(self._handler, event)
         except asyncio.CancelledError:
-            self._note_cut_off(event)
-            await self._tell_last(event)
-            raise
+            if is_cancelled():
+                self._note_cut_off(event)
+                await self._tell_last(event)
+                raise
+            result = _STRAY
+            log.error("stage %s: the branch was cancelled: %s", self.name, name_of(event))
         self.counts["done" if result else "failed"] += 1
         await self._tell(event, result)
 
@@ -144,16 +142,11 @@ class _Background(Stage):
         self.counts["cut_off"] += 1
         log.error("stage %s: cut off: %s", self.name, name_of(event))
 
-    async def __aenter__(self) -> Self:
-        """Take events."""
-        self._opened += 1
-        return self
+    def start(self) -> None:
+        """There is nothing to begin."""
 
-    async def __aexit__(self, *_: object) -> None:
-        """Take no more events, wait for those that are here, at most for the grace period, and cut off the rest."""
-        self._opened -= 1
-        if self._opened:
-            return
+    async def finish(self) -> None:
+        """Wait for the events that are here, at most for the grace period, and cut off the rest."""
         for room in self._blocked:
             if not room.done():
                 room.set_result(False)

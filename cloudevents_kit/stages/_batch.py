@@ -6,7 +6,6 @@ A batch is worked on in a task of this stage. An event is acknowledged only afte
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack, Nack, Result, Undelivered
 from cloudevents_kit._tasks import Tasks
+from cloudevents_kit.stages._calls import called, is_cancelled
 from cloudevents_kit.stages._holding import Holding
 from cloudevents_kit.stages._stage import cause_of, name_of_function
 
@@ -206,7 +206,6 @@ class Batch(Holding):
         gathering.begun = True
         for future in [future for future in gathering.events if future.done()]:  # left a moment ago
             del gathering.events[future]
-        task: Any = asyncio.current_task()
         ends: Sequence[End] = ()
         try:
             ends = await self._call(tuple(gathering.events.values())) if gathering.events else ()
@@ -214,30 +213,29 @@ class Batch(Holding):
             self.counts["failed"] += 1
             ends = [error] * len(gathering.events)
         except BaseException as error:
-            ends = [self._cut_off() if task.cancelling() else error for _ in gathering.events]
+            ends = [self._cut_off() if is_cancelled() else error for _ in gathering.events]
             raise
         finally:
             del self._going[gathering]
-            _tell(gathering, ends)
+            for future, end in zip(gathering.events, ends, strict=True):
+                if not future.done():
+                    future.set_result(end)
             self._go_on()
 
     async def _call(self, events: tuple[Event, ...]) -> Sequence[End]:
         self.counts["batches"] += 1
         self.counts["events"] += len(events)
         async with asyncio.timeout(self._settings.timeout):
-            returned = await self._ask(events)
+            returned = await called(self._function, events)
         if returned is None:
             return [None] * len(events)
         if not isinstance(returned, Sequence) or isinstance(returned, str | bytes):
             kind = type(returned).__name__
             raise TypeError(f"{self.name}: must return a sequence with an outcome for each event, or None, not {kind}")
-        if len(returned) != len(events):
-            raise ValueError(f"{self.name}: returned {len(returned)} outcomes for {len(events)} events")
-        return returned
-
-    async def _ask(self, events: tuple[Event, ...]) -> Any:
-        returned: Any = self._function(events)
-        return await returned if inspect.isawaitable(returned) else returned
+        ends = [*returned]
+        if len(ends) != len(events):
+            raise ValueError(f"{self.name}: returned {len(ends)} outcomes for {len(events)} events")
+        return ends
 
     def _read(self, end: object, event: Event, began: float) -> Outcome:
         """Return or raise what the work said of ``event``."""
@@ -266,17 +264,12 @@ class Batch(Holding):
             self._ready.clear()
             if self._open is not None:
                 self._let_go(self._open)
-            await self._tasks.close()
-            self._going.clear()
-            for gathering in left:
-                _tell(gathering, [self._cut_off() for future in gathering.events if not future.done()])
-
-
-def _tell(gathering: _Gathering, ends: Sequence[End]) -> None:
-    """Give those who still wait their ``ends``."""
-    for future, end in zip(gathering.events, ends, strict=False):
-        if not future.done():
-            future.set_result(end)
+            try:
+                await self._tasks.close()
+            finally:
+                self._going.clear()
+                for future in [future for gathering in left for future in gathering.events if not future.done()]:
+                    future.set_result(self._cut_off())
 
 
 def batch(

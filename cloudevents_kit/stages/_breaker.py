@@ -11,13 +11,14 @@ from collections.abc import Callable, Hashable, Mapping
 from time import perf_counter
 from typing import Literal
 
-from cloudevents_kit._arguments import check_callable, check_count, check_methods, check_positive
+from cloudevents_kit._arguments import check_count, check_methods, check_positive
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import Handler, Outcome, verdict
-from cloudevents_kit._errors import Retry
+from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
-from cloudevents_kit.stages._holding import Key, key_of
-from cloudevents_kit.stages._stage import Stage
+from cloudevents_kit.stages._calls import check_plain, plain
+from cloudevents_kit.stages._keys import Key, key_of
+from cloudevents_kit.stages._stage import Stage, Withheld, cause_of
 
 _SYSTEM = SystemClock()
 #: Seconds to wait while others try, which takes nobody knows how long.
@@ -58,7 +59,7 @@ class CircuitBreaker(Stage):
         check_positive("reset", reset)
         for given, function in (("key", key), ("is_failure", is_failure)):
             if function is not None:
-                check_callable(given, function)
+                check_plain(given, function)
         check_methods("clock", clock, "a Clock", "monotonic", "now", "sleep")
         super().__init__(name)
         self._failures = failures
@@ -124,7 +125,7 @@ class CircuitBreaker(Stage):
         return guarded
 
     def _enter(self, key: Hashable) -> _Circuit:
-        """Return a new circuit, or let in a probe of an open one. Raises Retry if that cannot be."""
+        """Return a new circuit, or let in a probe of an open one. Raises Withheld if that cannot be."""
         circuit = self._open.get(key)
         if circuit is None or circuit.until is None:
             if len(self._closed) + len(self._open) >= self._max_keys:
@@ -136,7 +137,7 @@ class CircuitBreaker(Stage):
         if left > 0 or circuit.probing >= self._probes:
             self.note("rejected")
             after = left if left > 0 else min(_SOON, self._reset)
-            raise Retry(after, f"not available at the moment ({self.name})")
+            raise Withheld(after, f"not available at the moment ({self.name})")
         circuit.probing += 1
         return circuit
 
@@ -158,7 +159,7 @@ class CircuitBreaker(Stage):
 
     def _ended_with(self, error: Exception, event: Event, key: Hashable, circuit: _Circuit, era: int) -> None:
         try:
-            counts = verdict(error, event).retryable if self._is_failure is None else self._is_failure(error)
+            counts = _is_failure(error, event) if self._is_failure is None else plain(self._is_failure(error))
         except Exception as broken:  # noqa: BLE001 - reported with the error it was asked about
             self._fail(key, circuit, era)
             both = ExceptionGroup("an event failed, and so did is_failure", [error, broken])
@@ -185,6 +186,16 @@ class CircuitBreaker(Stage):
         self._open.move_to_end(key)
 
 
+def _is_failure(error: Exception, event: Event) -> bool:
+    """Tell whether ``error`` says that what lies further in is in trouble, and not just this event."""
+    cause = cause_of(error)
+    if isinstance(cause, ExceptionGroup):
+        return any(_is_failure(one, event) for one in cause.exceptions)
+    if isinstance(cause, Refusal):
+        return cause.retryable and cause.status >= 500 and not isinstance(cause, Withheld)
+    return verdict(error, event).retryable
+
+
 def circuit_breaker(
     *,
     failures: int = 5,
@@ -199,12 +210,14 @@ def circuit_breaker(
     """Refuse events for ``reset`` seconds when ``failures`` in a row have failed further in.
 
     They are answered 503, with the time until the next attempt. Then up to ``probes`` at a time are let through: the
-    first to succeed closes the circuit, the first to fail opens it again for all of ``reset``. What was cancelled does
-    not count, nor what is not to be sent again, such as a `Reject`; ``is_failure`` decides otherwise. Neither is a
-    success.
+    first to succeed closes the circuit, the first to fail opens it again for all of ``reset``.
 
-    ``key`` gives each of its values a circuit of its own. At most ``max_keys`` are remembered; closed ones are
-    forgotten first.
+    What counts as a failure is an error that is worth sending the event again for, a refusal only with 5xx. Neither a
+    failure nor a success is what was cancelled, and what another stage further in did not let pass: its limit was
+    reached, its queue was full, it was not open. ``is_failure``, a plain function of the error, decides otherwise.
+
+    ``key``, a plain function too, gives each of its values a circuit of its own; a list or an object is answered 422.
+    At most ``max_keys`` are remembered; closed ones are forgotten first.
     """
     return CircuitBreaker(
         failures=failures,

@@ -108,8 +108,8 @@ class Cached(Generic[K, V]):
         self._decode: Callable[[bytes], V | None] = msgspec.json.Decoder(kind if kind is Any else kind | None).decode
         self._now = clock.monotonic
         self._trouble = Seldom(clock)
-        self._kept: OrderedDict[K, tuple[float, V | None]] = OrderedDict()  # when it expires, the last used at the end
-        self._loading: dict[K, _Load[V]] = {}
+        self._kept: OrderedDict[Hashable, tuple[float, V | None]] = OrderedDict()  # when it expires; last used, last
+        self._loading: dict[Hashable, _Load[V]] = {}
         self._tasks: set[asyncio.Task[V | None]] = set()  # those that nobody waits for any more, until they end
 
     @property
@@ -139,35 +139,41 @@ class Cached(Generic[K, V]):
         }
 
     async def __call__(self, key: K) -> V | None:
-        """Return the value of ``key``, or None if there is none. Raises what ``load`` raises."""
-        found = self._kept.get(key)
+        """Return the value of ``key``, or None if there is none. Raises what ``load`` raises.
+
+        1, 1.0 and True are three keys.
+        """
+        place = key if type(key) is str else _place(key)
+        found = self._kept.get(place)
         if found is not None and found[0] > self._now():
             self._hits += 1
-            self._kept.move_to_end(key)
+            self._kept.move_to_end(place)
             return found[1]
         self._counts["misses"] += 1
-        return await self._wait(key)
+        return await self._wait(key, place)
 
     def get(self, key: K, default: Any = None) -> V | Any:
         """Return the value of ``key`` if it is here, or ``default``; nothing is loaded, and no miss is counted."""
-        found = self._kept.get(key)
+        place = _place(key)
+        found = self._kept.get(place)
         if found is None or found[0] <= self._now():
             return default
         self._hits += 1
-        self._kept.move_to_end(key)
+        self._kept.move_to_end(place)
         return found[1]
 
     def forget(self, key: K) -> None:
         """Drop the value of ``key`` here, also one that is on its way; the shared tier keeps its own."""
-        self._kept.pop(key, None)
-        self._loading.pop(key, None)
+        place = _place(key)
+        self._kept.pop(place, None)
+        self._loading.pop(place, None)
 
-    async def _wait(self, key: K) -> V | None:
+    async def _wait(self, key: K, place: Hashable) -> V | None:
         """Join the load that runs for ``key``, or start one."""
         loop = asyncio.get_running_loop()
-        load = self._loading.get(key)
+        load = self._loading.get(place)
         if load is None or load.task.get_loop() is not loop:
-            load = self._loading[key] = self._start(key, loop)
+            load = self._loading[place] = self._start(key, place, loop)
         else:
             self._counts["joined"] += 1
         waiter: asyncio.Future[V | None] = loop.create_future()
@@ -177,18 +183,18 @@ class Cached(Generic[K, V]):
         finally:
             load.waiters.discard(waiter)
             if not load.waiters and not load.task.done():
-                self._end(key, load)
+                self._end(place, load)
                 load.task.cancel()
                 self._tasks.add(load.task)
                 load.task.add_done_callback(self._tasks.discard)
 
-    def _start(self, key: K, loop: asyncio.AbstractEventLoop) -> _Load[V]:
+    def _start(self, key: K, place: Hashable, loop: asyncio.AbstractEventLoop) -> _Load[V]:
         load: _Load[V] = _Load(loop.create_task(self._find(key)))
 
         def done(task: asyncio.Task[V | None]) -> None:
             error = RuntimeError(f"{self.name}: the load was cancelled") if task.cancelled() else task.exception()
-            if self._end(key, load) and error is None:
-                self._keep(key, task.result())
+            if self._end(place, load) and error is None:
+                self._keep(place, task.result())
             if error is not None and load.waiters:
                 self._counts["errors"] += 1
             for waiter in load.waiters:
@@ -202,17 +208,17 @@ class Cached(Generic[K, V]):
         load.task.add_done_callback(done)
         return load
 
-    def _end(self, key: K, load: _Load[V]) -> bool:
-        """Let the next caller start anew; tell whether ``load`` was still the one for ``key``."""
-        current = self._loading.get(key) is load
+    def _end(self, place: Hashable, load: _Load[V]) -> bool:
+        """Let the next caller start anew; tell whether ``load`` was still the one for its key."""
+        current = self._loading.get(place) is load
         if current:
-            del self._loading[key]
+            del self._loading[place]
         return current
 
-    def _keep(self, key: K, value: V | None) -> None:
+    def _keep(self, place: Hashable, value: V | None) -> None:
         ttl = self._negative_ttl if value is None else self._ttl
-        self._kept[key] = (self._now() + ttl, value)
-        self._kept.move_to_end(key)
+        self._kept[place] = (self._now() + ttl, value)
+        self._kept.move_to_end(place)
         if len(self._kept) > self._max_entries:
             self._kept.popitem(last=False)
             self._counts["evicted"] += 1
@@ -251,3 +257,11 @@ class Cached(Generic[K, V]):
     def _blame(self, error: Exception) -> None:
         self._counts["shared_errors"] += 1
         self._trouble.warn(f"{self.name}: the shared cache failed", error)
+
+
+def _place(key: Hashable) -> Hashable:
+    """Return what stands for ``key`` here: keys are the same only if their types are, too."""
+    kind = type(key)
+    if kind is str:
+        return key
+    return (kind, *map(_place, key)) if kind is tuple else (kind, key)  # type: ignore[call-overload]

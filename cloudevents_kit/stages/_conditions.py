@@ -1,8 +1,8 @@
 """Conditions of rules: a field of the event, an operator and a value, joined by all and any, compiled to closures.
 
 A field is the name of an attribute, an extension or a core one, or a path into the data. What is compiled is called
-with the event and a *memo*: a list, empty at first, in which the first condition that finds the event's data unreadable
-leaves the error for the others. Knows no rules.
+with the event and a list, empty at first, in which the first condition that finds the event's data unreadable leaves
+the error for the others. Knows no rules.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ DEEPEST = 8
 MOST_CONDITIONS = 200
 _LONGEST_FIELD = 500
 
-Memo = list[CloudEventsError]
-Test = Callable[[Event, Memo], bool]
+#: Why the data of an event cannot be read, once a condition has found that out.
+Unreadable = list[CloudEventsError]
+Test = Callable[[Event, Unreadable], bool]
 
 #: Attributes that the documents of CloudEvents define as Timestamp: text wanted of them is a time, too.
 _TIMES = frozenset({"time", "expirytime", "recordedtime", "deprecationfrom", "deprecationsunset"})
@@ -67,6 +68,11 @@ class Group:
     join: Literal["all", "any"]
     members: tuple[Condition | Group, ...]
 
+    def __post_init__(self) -> None:
+        """Check how they are joined; the members are checked with the rule."""
+        if self.join not in {"all", "any"}:
+            raise RuleError("join", f"must be 'all' or 'any', not {str(self.join)[:40]!r}")
+
 
 Node = Condition | Group
 When = Condition | Group | Mapping[str, Any]
@@ -74,49 +80,58 @@ When = Condition | Group | Mapping[str, Any]
 
 def read_when(when: object) -> tuple[Node, ...]:
     """Return the conditions of a rule, all of which must hold. Raises RuleError, with the path below the rule."""
+    reader = _Reader()
     if isinstance(when, Condition | Group | Mapping):
-        nodes: tuple[Node, ...] = (_read_node(when, "when", 1),)
-    else:
-        nodes = _read_nodes(when, "when", 1)
-    if sum(1 for _ in conditions_of(nodes)) > MOST_CONDITIONS:
-        raise RuleError("when", f"has more than {MOST_CONDITIONS} conditions")
-    return nodes
+        return (reader.node(when, "when", 1),)
+    return reader.nodes(when, "when", 1)
 
 
-def _read_nodes(nodes: object, path: str, depth: int) -> tuple[Node, ...]:
-    if isinstance(nodes, str) or not isinstance(nodes, Sequence):
-        raise RuleError(path, f"must be a list of conditions, not {type(nodes).__name__}")
-    if len(nodes) > MOST_CONDITIONS:
-        raise RuleError(path, f"has more than {MOST_CONDITIONS} conditions")
-    return tuple(_read_node(node, f"{path}[{at}]", depth) for at, node in enumerate(nodes))
+class _Reader:
+    """Reads the conditions of one rule, and counts them: a few dicts that hold one another may stand for millions."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MOST_CONDITIONS
+
+    def nodes(self, nodes: object, path: str, depth: int) -> tuple[Node, ...]:
+        if isinstance(nodes, str) or not isinstance(nodes, Sequence):
+            raise RuleError(path, f"must be a list of conditions, not {type(nodes).__name__}")
+        return tuple(self.node(node, f"{path}[{at}]", depth) for at, node in enumerate(nodes))
+
+    def node(self, node: object, path: str, depth: int) -> Node:
+        if isinstance(node, Group):
+            return self._group(node.join, node.members, path, depth)
+        if isinstance(node, Mapping):
+            for join in ("all", "any"):
+                if join in node:
+                    check_fields(node, (join,), path)
+                    return self._group(join, node[join], path, depth)
+        self._left -= 1
+        if self._left < 0:
+            raise RuleError("when", f"has more than {MOST_CONDITIONS} conditions")
+        return _read_condition(node, path)
+
+    def _group(self, join: Literal["all", "any"], members: object, path: str, depth: int) -> Group:
+        path = f"{path}.{join}"
+        if depth >= DEEPEST:
+            raise RuleError(path, f"is nested more than {DEEPEST} deep")
+        found = self.nodes(members, path, depth + 1)
+        if not found:
+            raise RuleError(path, "must have at least one condition")
+        return Group(join, found)
 
 
-def _read_node(node: object, path: str, depth: int) -> Node:
+def _read_condition(node: object, path: str) -> Condition:
     if isinstance(node, Condition):
         return node
-    if isinstance(node, Group):
-        return _read_group(node.join, node.members, path, depth)
     if not isinstance(node, Mapping):
         raise RuleError(path, f"must be a condition, not {type(node).__name__}", hint='{"field": ..., "op": ...}')
-    for join in ("all", "any"):
-        if join in node:
-            check_fields(node, (join,), path)
-            return _read_group(join, node[join], path, depth)
     check_fields(node, ("field", "op", "value", "missing"), path, needed=("field", "op"))
     try:
         return Condition(**node)
     except RuleError as error:
         raise error.within(path) from None
-
-
-def _read_group(join: Literal["all", "any"], members: object, path: str, depth: int) -> Group:
-    path = f"{path}.{join}"
-    if depth >= DEEPEST:
-        raise RuleError(path, f"is nested more than {DEEPEST} deep")
-    found = _read_nodes(members, path, depth + 1)
-    if not found:
-        raise RuleError(path, "must have at least one condition")
-    return Group(join, found)
 
 
 def check_fields(
@@ -157,11 +172,11 @@ def _join_all(tests: Sequence[Test]) -> Test:
         return tests[0]
     if len(tests) == 2:
         first, second = tests
-        return lambda event, memo: first(event, memo) and second(event, memo)
+        return lambda event, unreadable: first(event, unreadable) and second(event, unreadable)
 
-    def all_hold(event: Event, memo: Memo) -> bool:
+    def all_hold(event: Event, unreadable: Unreadable) -> bool:
         for test in tests:  # noqa: SIM110 - a generator costs more than what it asks
-            if not test(event, memo):
+            if not test(event, unreadable):
                 return False
         return True
 
@@ -169,9 +184,9 @@ def _join_all(tests: Sequence[Test]) -> Test:
 
 
 def _join_any(tests: Sequence[Test]) -> Test:
-    def one_holds(event: Event, memo: Memo) -> bool:
+    def one_holds(event: Event, unreadable: Unreadable) -> bool:
         for test in tests:  # noqa: SIM110 - as above
-            if test(event, memo):
+            if test(event, unreadable):
                 return True
         return False
 
@@ -212,7 +227,7 @@ def _has_attribute(name: str, *, wanted: bool) -> Test:
 
 
 def _attribute(name: str, holds: Holds, *, absent: bool) -> Test:
-    def test(event: Event, _: Memo) -> bool:
+    def test(event: Event, _: Unreadable) -> bool:
         found = event._attributes.get(name)  # noqa: SLF001
         return absent if found is None else holds(found)
 
@@ -222,7 +237,7 @@ def _attribute(name: str, holds: Holds, *, absent: bool) -> Test:
 def _equal_text(name: str, wanted: str, holds: Holds) -> Test:
     """Compare text with text at once: most conditions do nothing else."""
 
-    def test(event: Event, _: Memo) -> bool:
+    def test(event: Event, _: Unreadable) -> bool:
         found = event._attributes.get(name)  # noqa: SLF001
         return found == wanted if found is None or type(found) is str else holds(found)
 
@@ -233,13 +248,13 @@ def _in_data(path: str, holds: Holds, *, absent: bool) -> Test:
     """Test what is at ``path``; data that cannot be read is tried once per event, however many rules ask."""
     read = read_path(path)
 
-    def test(event: Event, memo: Memo) -> bool:
-        if memo:
-            raise memo[0]
+    def test(event: Event, unreadable: Unreadable) -> bool:
+        if unreadable:
+            raise unreadable[0]
         try:
             found = read(event)
         except CloudEventsError as error:
-            memo.append(error)
+            unreadable.append(error)
             raise
         return absent if found is MISSING else holds(found)
 

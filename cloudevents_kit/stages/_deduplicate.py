@@ -16,13 +16,14 @@ from math import inf
 from time import perf_counter
 from typing import Any, Literal
 
-from cloudevents_kit._arguments import check_callable, check_choice, check_methods, check_positive
+from cloudevents_kit._arguments import check_choice, check_methods, check_positive
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
 from cloudevents_kit._deadline import Deadlines
 from cloudevents_kit._errors import Refusal, Retry
 from cloudevents_kit._event import Event
 from cloudevents_kit._tasks import Tasks
+from cloudevents_kit.stages._calls import check_plain, ends_task
 from cloudevents_kit.stages._claims import DedupeStore, Found, Waiting
 from cloudevents_kit.stages._memo import Lifetimes, identity, pack, safe_key, unpack
 from cloudevents_kit.stages._seldom import Seldom
@@ -30,6 +31,10 @@ from cloudevents_kit.stages._stage import Stage, cause_of
 from cloudevents_kit.stores.memory import MemoryDedupeStore
 
 Key = Callable[[Event], str | None]
+
+
+#: Seconds after which a copy of an event that is being handled may come again, if its claim does not end before.
+_SOON = 1.0
 
 
 class _Claim:
@@ -64,7 +69,7 @@ class _Deduplicate(Stage):
         super().__init__(name)
         check_methods("store", store, "a DedupeStore", "claim", "commit", "release")
         if key is not None:
-            check_callable("key", key)
+            check_plain("key", key)
         for argument, seconds in (("lease", lease), ("max_wait", max_wait), ("store_timeout", store_timeout)):
             check_positive(argument, seconds)
         check_choice("when_running", when_running, ("conflict", "wait"))
@@ -76,6 +81,7 @@ class _Deduplicate(Stage):
         self._waiting = Waiting(max_wait if when_running == "wait" else 0.0)
         self._fail_closed = on_store_error == "refuse"
         self._limit = Deadlines(store_timeout)
+        self._users = 0
         self._tasks = Tasks(log.error)
         self._trouble = Seldom(clock)
         self._owner, self._numbers = os.urandom(12).hex(), count()
@@ -91,12 +97,18 @@ class _Deduplicate(Stage):
         }
 
     async def __aenter__(self) -> None:
-        """There is nothing to open."""
+        """Count the chains that use this stage."""
+        self._users += 1
 
     async def __aexit__(self, *_: object) -> None:
-        """Let go of what cancelled events have claimed."""
-        await self._tasks.close(2 * self._limit.seconds)
-        self._limit.close()
+        """Let go of what cancelled events have claimed, when the last chain has left."""
+        self._users -= 1
+        if self._users:
+            return
+        tasks, self._tasks = self._tasks, Tasks(log.error)  # whoever opens it meanwhile has tasks of his own
+        await tasks.close(2 * self._limit.seconds)
+        if not self._users:
+            self._limit.close()
 
     # Which events are the same.
 
@@ -160,6 +172,7 @@ class _Deduplicate(Stage):
             await self._see_through(self._release(claim))
             raise
         except Exception as error:  # noqa: BLE001 - whatever a store raises
+            _ = self._tasks.start(self._release(claim))  # it may have been made, and its answer lost
             self._go_unguarded(error)
             return await call_next(event)
         if found is not None:
@@ -217,7 +230,10 @@ class _Deduplicate(Stage):
             try:
                 if await self._ask(claim) is not None:
                     self._lapse(claim)
-            except Exception as error:  # noqa: BLE001 - whatever a store raises; the claim may outlive it
+            except BaseException as error:
+                if ends_task(error):
+                    raise
+                # the claim may outlive it
                 self.counts["store_errors"] += 1
                 self._trouble.warn(f"stage {self.name}: a lease could not be extended", error)
             await asyncio.sleep(self._lease / 3)
@@ -271,7 +287,7 @@ class _Deduplicate(Stage):
         """Answer a copy with the outcome of the original, or that it is to come again."""
         if not isinstance(found, bytes):
             self.counts["conflict"] += 1
-            raise Retry(min(found, self._lease), "this event is being handled", 409)
+            raise Retry(min(found, _SOON), "this event is being handled", 409)
         began = perf_counter()
         try:
             outcome = unpack(found)

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any
 
 from cloudevents_kit._lifecycle import links, walk
-from cloudevents_kit.stages._adapt import is_adapter
+from cloudevents_kit.stages._adapt import free_name, is_adapter
 from cloudevents_kit.stages._stage import Stage
 
 
@@ -39,15 +39,6 @@ def stages_of(*things: object) -> dict[str, Stage]:
         if isinstance(part, Stage):
             found[free_name(part.name, found)] = part
     return found
-
-
-def free_name(name: str, taken: Mapping[str, object]) -> str:
-    """Return ``name``, with a number if it is ``taken``."""
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name} {number}"
-    return free
 
 
 class _Describer:

@@ -12,7 +12,7 @@ from cloudevents_kit.stages._describe import describe, stages_of
 from cloudevents_kit.stages._metrics import Metrics
 from cloudevents_kit.stages._stage import Stage
 
-_FILTERS = frozenset({"keep_if", "rule_filter", "filter"})
+_FILTERS = frozenset({"keep_if", "rule_filter"})
 _Query = Mapping[str, str]
 
 
@@ -55,29 +55,31 @@ def endpoints(
     known = lookups or {}
     check_kind("lookups", known, Mapping, "a dict of lookups by name")
     since = (clock or SystemClock()).now().isoformat()
-    stages = stages_of(handler)
-    description = describe(handler)
+
+    def now() -> Mapping[str, Stage]:
+        """Return the stages of this moment: those of a `Replaceable` change."""
+        return stages_of(handler)
 
     def show_metrics(query: _Query) -> object:
         _check(query)
-        return {"since": since, "stages": _status(stages)} if metrics is None else metrics.snapshot()
+        return {"since": since, "stages": _status(now())} if metrics is None else metrics.snapshot()
 
     def show_status(query: _Query) -> object:
         _check(query)
-        return {"since": since, "stages": _status(stages), "description": description}
+        return {"since": since, "stages": _status(now()), "description": describe(handler)}
 
     def show_enrichment(query: _Query) -> object:
         _check(query)
         counts = {name: dict(lookup.counts) for name, lookup in known.items()}
-        return {"stages": _status(_of_kind(stages, "enrich")), "lookups": counts}
+        return {"stages": _status(_of_kind(now(), "enrich")), "lookups": counts}
 
     def show_filters(query: _Query) -> object:
         _check(query)
-        return {"stages": _status(_of_kind(stages, *_FILTERS))}
+        return {"stages": _status(_of_kind(now(), *_FILTERS))}
 
     async def show_aggregation(query: _Query) -> object:
         name, key = _check(query, "aggregator", "key")
-        find: Callable[[str], Awaitable[object]] | None = getattr(stages.get(name), "query", None)
+        find: Callable[[str], Awaitable[object]] | None = getattr(now().get(name), "query", None)
         if find is None:
             raise _not_found("there is no such aggregator")
         found = await find(key)

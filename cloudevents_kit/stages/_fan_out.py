@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from cloudevents_kit._arguments import check_callable, check_count, check_kind
-from cloudevents_kit._contract import Handler, Outcome, log, name_of, settle, settle_each
+from cloudevents_kit._contract import DONE, Handler, Outcome, log, name_of, settle, settle_by_each
 from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
-from cloudevents_kit._result import Ack, Nack, Result
+from cloudevents_kit._result import Nack, Result
 from cloudevents_kit.stages._adapt import Branch, as_branch
+from cloudevents_kit.stages._calls import is_cancelled
 from cloudevents_kit.stages._policy import Policy, group_of, names, needed, refusal
 from cloudevents_kit.stages._report import tell
 from cloudevents_kit.stages._stage import Stage, fate
 
-#: What stands for a branch that was cancelled, though not from here.
+#: What stands for a branch that ended as if cancelled, though nobody has cancelled it from here.
 _CUT_OFF = Nack(status=500, reason="the branch was cancelled", retryable=True)
-_ALL_WELL = {Ack}
 
 
 Report = Callable[[Event, Mapping[str, Result]], object]
@@ -43,6 +44,7 @@ class _FanOut(Stage):
             raise ValueError(f"policy: {policy} cannot be reached by {len(branches)} branches")
         self._limit = min(limit or len(branches), len(branches))
         self._report = report
+        self._all_done: list[Result] = [DONE] * len(branches)  # as it is nearly always: no need to look at each
 
     @property
     def parameters(self) -> Mapping[str, object]:
@@ -60,15 +62,22 @@ class _FanOut(Stage):
             fate.set(None)
         try:
             if self._limit == 1:
-                events = (event,)
-                for handler in self._handlers:
-                    await settle_each(handler, events, answers)
+                handlers = self._handlers
+                while handlers:
+                    try:
+                        await settle_by_each(handlers, event, answers)
+                        break
+                    except asyncio.CancelledError:
+                        if is_cancelled():
+                            raise
+                        answers.append(_CUT_OFF)
+                        handlers = self._handlers[len(answers) :]
             else:
                 await self._at_once(event, answers)
         finally:
             if outer is not None:
                 fate.set(outer)
-        if self._report is not None or {*map(type, answers)} != _ALL_WELL:
+        if self._report is not None or answers != self._all_done:
             await self._judge(event, dict(zip(self._named, answers, strict=True)))
         return await call_next(event)
 
@@ -77,7 +86,7 @@ class _FanOut(Stage):
         failed = {name: result for name, result in results.items() if isinstance(result, Nack)}
         for name in failed:
             self.counts[f"failed.{name}"] += 1
-        if self._report is not None and not await tell(self.name, self._report, event, results):
+        if self._report is not None and not await tell(self.name, self._report, event, MappingProxyType(results)):
             self.counts["report_failed"] += 1
         if len(results) - len(failed) < self._needed:
             self.counts["refused"] += 1
@@ -96,7 +105,11 @@ class _FanOut(Stage):
         async def work() -> None:
             """Run one branch after the other, as long as there is one that nobody else has taken."""
             for number, handler in waiting:
-                answers[number] = await settle(handler, event)
+                try:
+                    answers[number] = await settle(handler, event)
+                except asyncio.CancelledError:
+                    if is_cancelled():
+                        raise
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self._limit - 1):
@@ -114,8 +127,9 @@ def fan_out(
 ) -> Stage:
     """Hand each event to all ``branches``, wait for their ends, then let it go on, or refuse it.
 
-    A branch that fails does not keep the others from running. An event that is refused is sent again, and then all
-    branches run again: put `deduplicate` inside those that must not. Replies of branches are in their results alone.
+    A branch that fails does not keep the others from running; one that ends as if cancelled, though nobody has done
+    that from here, has failed. An event that is refused is sent again, and then all branches run again: put
+    `deduplicate` inside those that must not. Replies of branches are in their results alone.
 
     Args:
         branches: handlers, sinks and stages, by name; here a stage is followed by nothing.

@@ -6,6 +6,7 @@ but for a `Reject` or `Retry`, which is their verdict.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -18,7 +19,8 @@ from cloudevents_kit._errors import EventError, Refusal, Reject
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import check_name
 from cloudevents_kit.stages._adapt import Branch, as_branch, name_branches, name_of_branch
-from cloudevents_kit.stages._stage import Stage, cause_of, name_of_function
+from cloudevents_kit.stages._calls import is_cancelled
+from cloudevents_kit.stages._stage import Record, Stage, cause_of, name_of_function
 
 
 class _Pass(Stage):
@@ -27,6 +29,12 @@ class _Pass(Stage):
     def compose(self, call_next: Handler) -> Handler:
         """Return ``call_next`` itself: there is nothing to name or observe."""
         return call_next
+
+    def resume(self, hook: object, record: Record) -> None:
+        """Do nothing: this is one object in all chains."""
+
+    def detach(self, hook: object) -> None:
+        """Do nothing."""
 
 
 class _Rejecter:
@@ -121,7 +129,10 @@ class _Route(_Choosing):
         default = as_branch(self._default, call_next)
 
         def choose(key: Any) -> Handler:
-            branch = branches.get(key)
+            try:
+                branch = branches.get(key)
+            except TypeError:  # a list or an object is the key of no branch
+                branch = None
             if branch is None:
                 self.counts["unknown"] += 1
                 return default
@@ -159,8 +170,8 @@ def route(
         by: returns the key of the branch for an event; or the name of an attribute whose value is the key, which is
             None if the event does not have it.
         branches: by key.
-        default: for an event whose key has no branch; it is counted as ``unknown``. `PASS` lets it go on, `REJECT`
-            answers 422.
+        default: for an event whose key has no branch, a list or an object for example; it is counted as ``unknown``.
+            `PASS` lets it go on, `REJECT` answers 422.
         name: of this stage; by default that of the function.
     """
     return _Route(by, branches, default, name)
@@ -231,6 +242,10 @@ class _FirstOf(Stage):
             for name, handler in handlers.items():
                 try:
                     outcome = await handler(event)
+                except asyncio.CancelledError:
+                    if is_cancelled():
+                        raise
+                    errors.append(RuntimeError("the branch was cancelled"))
                 except Exception as error:
                     final = not self._is_failure(error, event)
                     if final and not errors:

@@ -1,7 +1,7 @@
 """Stages made of one plain function, sync or async: what it returns decides how the event goes on.
 
 A sync function runs in the loop, not in a thread: it must not block. What it raises becomes a `StageError`, but for a
-`Reject` or `Retry`, which is its verdict.
+`Reject` or `Retry`, which is its verdict; see `enrich` for what that makes of it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from cloudevents_kit._arguments import check_callable, check_choice
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
 from cloudevents_kit._errors import EventError, Refusal, Reject, StageError
 from cloudevents_kit._event import Event
+from cloudevents_kit._extensions import KNOWN
 from cloudevents_kit._typed import check_type
-from cloudevents_kit._values import check_name
-from cloudevents_kit.stages._stage import Ending, Stage, cause_of, name_of_function
+from cloudevents_kit._values import CORE_NAMES, check_name
+from cloudevents_kit.stages._stage import Stage, blame_as_it_came, cause_of, name_of_function
 
 #: Returned by `decide` for an event that ends here: what lies further in does not get it.
 END: Any = object()
@@ -52,33 +53,27 @@ class FunctionStage(Stage):
 
         async def staged(event: Event) -> Outcome:
             began = perf_counter()
-            ending: Ending = "cancelled"
+            changed = event
             try:
                 try:
                     returned = function(event)
-                    if returned is passes:
-                        changed = event
-                    else:
+                    if returned is not passes:
                         if type(returned) not in _PLAIN and inspect.isawaitable(returned):
                             returned = await returned
                         changed = decide(event, returned)
-                except Refusal:
-                    raise
                 except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a StageError
                     changed = self._excused(error, event, began)
                 outcome = None if changed is END else await call_next(changed)
-                ending = "done"
-                return outcome
-            except Exception as error:
-                ending = self.ended(error)
+            except BaseException as error:
+                if changed is not event:
+                    blame_as_it_came(error, changed, event)
+                self.ended(error, event, began)
                 if isinstance(error, StageError):
                     raise error.within(self.name) from error.__cause__
                 raise
-            finally:
-                if self.records:
-                    seconds = perf_counter() - began
-                    for record in self.records:
-                        record(event, ending, seconds)
+            if self.record is not None:
+                self.record(event, "done", perf_counter() - began)
+            return outcome
 
         return staged
 
@@ -216,6 +211,8 @@ class _Enrich(FunctionStage):
         check_choice("on_error", on_error, ("keep", "fail"))
         if mark is not None:
             check_name(mark)
+            if mark in CORE_NAMES or mark in KNOWN:
+                raise ValueError(f"mark: {mark} has a meaning of its own (take another name)")
         self._on_error = on_error
         self._mark = mark
 
@@ -231,6 +228,8 @@ class _Enrich(FunctionStage):
         return found if self._mark is None else found.evolve(**{self._mark: returned is not None})
 
     def excuse(self, event: Event, error: Exception) -> Event:
+        if isinstance(error, Refusal) and not error.retryable:
+            raise error
         self.counts["failed"] += 1
         if self._on_error == "fail":
             raise error
@@ -248,6 +247,7 @@ def enrich(
     """Go on with the event that ``function`` returns, or with the same one if it returns None.
 
     If it raises, the event goes on as it was, which is logged and counted as ``failed``; with ``on_error="fail"`` it
-    stops with a `StageError`. ``mark`` names an extension attribute that is set to whether the event was enriched.
+    stops with a `StageError`, or the `Retry` that was raised. A `Reject` is a verdict, and stops it in any case.
+    ``mark`` names an extension attribute of your own that is set to whether the event was enriched.
     """
     return _Enrich(function, name, on_error=on_error, mark=mark)

@@ -17,11 +17,10 @@ from cloudevents_kit._arguments import check_count, check_kind, check_methods, c
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import DONE, Handler, Outcome, verdict
 from cloudevents_kit._deadline import Deadlines, Expired
-from cloudevents_kit._errors import Retry
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Nack, Result
 from cloudevents_kit._retry import RetryPolicy, next_delay, run
-from cloudevents_kit.stages._stage import Stage, cause_of
+from cloudevents_kit.stages._stage import Stage, Withheld, cause_of
 
 _SYSTEM = SystemClock()
 _DEFAULT = RetryPolicy()
@@ -146,7 +145,10 @@ def retry(policy: RetryPolicy = _DEFAULT, *, clock: Clock = _SYSTEM, name: str |
 
     What is final, such as a `Reject`, passes at once. After several attempts the stage gives up with a `StageError` of
     kind ``exhausted``, which means what the last error means. The deadline of the policy holds over everything; when it
-    cuts an attempt short the kind is ``timeout``. There is never more than one attempt at a time.
+    cuts an attempt short the kind is ``timeout``.
+
+    An attempt begins when the one before has ended. Only a thread cannot be ended: a plain handler, or one that uses
+    threads, may run on after a time limit, beside the next attempt.
     """
     return _Retry(policy, clock, name)
 
@@ -182,8 +184,8 @@ class _Timeout(Stage):
 def timeout(seconds: float, *, name: str | None = None) -> Stage:
     """Cancel what lies further in when it takes more than ``seconds``, and stop with a `StageError`.
 
-    Its kind is ``timeout``; it is raised once what was cancelled has ended. A `TimeoutError` that comes from further in
-    passes unchanged.
+    Its kind is ``timeout``; it is raised once what was cancelled has ended. Only a thread cannot be ended: a plain
+    handler runs on, and nobody learns what becomes of it. A `TimeoutError` that comes from further in passes unchanged.
     """
     return _Timeout(seconds, name)
 
@@ -244,7 +246,7 @@ class Bulkhead(Stage):
     async def _wait(self) -> None:
         if len(self._waiting) >= self._max_waiting:
             self.note("refused")
-            raise Retry(self._retry_after, f"too many events at once ({self.name})")
+            raise Withheld(self._retry_after, f"too many events at once ({self.name})")
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:

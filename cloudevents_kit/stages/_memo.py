@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 
 from cloudevents_kit import _json
 from cloudevents_kit._arguments import check_kind, check_positive
@@ -11,17 +10,18 @@ from cloudevents_kit._contract import ACCEPTED, Outcome, acknowledge
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import remember
 from cloudevents_kit.router import Pattern
+from cloudevents_kit.stages._digest import LONGEST, digest
 
-_LONGEST = 256
 _ACCEPTED = b"202"
 _DAY = 86400.0
 
 
 def identity(event: Event) -> str:
-    """Return the key of the pair (source, id): no other pair has the same."""
-    source = event.source
-    key = f"{len(source)}:{source}{event.id}"
-    return key if len(key) <= _LONGEST else _digest(key)
+    """Return the key of the pair (source, id), as every store takes it: no other pair has the same."""
+    attributes = event._attributes  # noqa: SLF001 - properties take longer than all the rest
+    source: str = attributes["source"]  # type: ignore[assignment]
+    key = f"{len(source)}:{source}{attributes['id']}"
+    return key if len(key) <= LONGEST and key.isprintable() else digest(key)
 
 
 def safe_key(key: str) -> str:
@@ -29,11 +29,7 @@ def safe_key(key: str) -> str:
     check_kind("key", key, str, "a function that returns a str, or None")
     if not key:  # as it would be for every event that lacks what the key is made of
         raise ValueError("key: must not be empty (return None for an event that has no duplicates)")
-    return key if len(key) <= _LONGEST and key.isprintable() else _digest(key)
-
-
-def _digest(key: str) -> str:
-    return f"sha256:{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return key if len(key) <= LONGEST and key.isprintable() else digest(key)
 
 
 def pack(outcome: Outcome, event: Event) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from cloudevents_kit._arguments import check_kind
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._event import Event
-from cloudevents_kit.stages._describe import free_name
+from cloudevents_kit.stages._adapt import free_name
 from cloudevents_kit.stages._stage import Record, Stage
 
 #: Bounds of the histogram, in seconds.
@@ -45,12 +45,16 @@ class Metrics:
         if stage is not None:
             durations = _Durations()
             self._stages[free_name(stage.name, self._stages)] = (stage, durations)
-            return durations.record
-        return self._record_typed if self._types else self._whole.record
+            return durations.recorder()
+        record = self._whole.recorder()
+        if not self._types:
+            return record
 
-    def _record_typed(self, event: Event, ending: str, seconds: float, /) -> None:
-        self._types.get(event.type, self._others)[ending] += 1
-        self._whole.record(event, ending, seconds)
+        def record_typed(event: Event, ending: str, seconds: float, /) -> None:
+            self._types.get(event.type, self._others)[ending] += 1
+            record(event, ending, seconds)
+
+        return record_typed
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything as JSON. Durations are in seconds; percentiles are estimated from a histogram."""
@@ -80,15 +84,18 @@ class _Durations:
         self._buckets = [0] * (len(BOUNDS) - 1)
         self._total = 0.0
         self._longest = 0.0
-        self._gathered: dict[str, list[float]] = {}
+        self._gathered: defaultdict[str, list[float]] = defaultdict(list)
 
-    def record(self, _: Event, ending: str, seconds: float, /) -> None:
-        gathered = self._gathered.get(ending)
-        if gathered is None:
-            gathered = self._gathered[ending] = []
-        gathered.append(seconds)
-        if len(gathered) >= _GATHERED:
-            self._count(ending, gathered)
+    def recorder(self) -> Record:
+        by_ending, most, count = self._gathered, _GATHERED, self._count
+
+        def record(_: Event, ending: str, seconds: float, /) -> None:
+            gathered = by_ending[ending]
+            gathered.append(seconds)
+            if len(gathered) >= most:
+                count(ending, gathered)
+
+        return record
 
     def _count(self, ending: str, gathered: list[float]) -> None:
         gathered.sort()

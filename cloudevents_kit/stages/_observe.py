@@ -7,7 +7,7 @@ notices. What there is no room for is not told, and counted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -18,7 +18,7 @@ from cloudevents_kit._arguments import check_callable, check_count, check_not_ne
 from cloudevents_kit._contract import Handler, Outcome, SyncHandler, acknowledge, as_handler, is_async, log
 from cloudevents_kit._event import Event
 from cloudevents_kit.stages._describe import stages_of
-from cloudevents_kit.stages._stage import Hook, Record, Recorder, Stage, fate
+from cloudevents_kit.stages._stage import Fate, Hook, Record, Recorder, Stage, fate
 
 _LINGER = 1.0
 _Call = tuple[Stage | None, Event, str, float]
@@ -27,9 +27,17 @@ _Call = tuple[Stage | None, Event, str, float]
 class Observed:
     """A handler of whose events hooks are told; an async context manager. See `observe`."""
 
-    def __init__(self, handler: Handler, hooks: tuple[Recorder, ...], grace: float) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        hooks: tuple[Recorder, ...],
+        attached: Sequence[tuple[Stage, object, Record]],
+        grace: float,
+    ) -> None:
         """Use `observe`."""
         self.__wrapped__ = handler
+        self._attached = attached
+        self._is_attached = True
         self._records = [hook.recorder(None) for hook in hooks]
         self._threads = [hook for hook in hooks if isinstance(hook, _InThread)]
         self._grace = grace
@@ -42,7 +50,7 @@ class Observed:
     async def __call__(self, event: Event) -> Outcome:
         """Handle ``event`` and tell the hooks its one outcome."""
         ending = "cancelled"
-        noted: list[str] = []
+        noted = Fate()
         outer = fate.get()
         fate.set(noted)
         began = perf_counter()
@@ -65,12 +73,23 @@ class Observed:
 
     async def __aenter__(self) -> Self:
         """Keep the threads of hooks, once they have begun."""
+        if not self._is_attached:
+            self._is_attached = True
+            for stage, hook, told in self._attached:
+                stage.resume(hook, told)
         for thread in self._threads:
             thread.linger = _LINGER
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Let hooks catch up with what has happened so far, within the grace period, and end their threads."""
+        """Let hooks catch up with what has happened so far, within the grace period, and end their threads.
+
+        Stages that other chains have, too, no longer tell them.
+        """
+        if self._is_attached:
+            self._is_attached = False
+            for stage, hook, _record in self._attached:
+                stage.detach(hook)
         for thread in self._threads:
             thread.linger = 0.0
             await asyncio.to_thread(thread.close, self._grace)
@@ -96,10 +115,12 @@ def observe(
     check_not_negative("grace", grace)
     inner = as_handler(handler)
     made = tuple(_as_recorder(hook, queue) for hook in hooks)
-    for stage in stages_of(inner).values():
-        for hook, recorder in zip(hooks, made, strict=True):
-            stage.attach(hook, recorder)
-    return Observed(inner, made, grace)
+    attached = [
+        (stage, hook, stage.attach(hook, recorder))
+        for stage in stages_of(inner).values()
+        for hook, recorder in zip(hooks, made, strict=True)
+    ]
+    return Observed(inner, made, attached, grace)
 
 
 def _as_recorder(hook: Any, queue: int) -> Recorder:

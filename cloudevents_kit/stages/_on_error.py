@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from inspect import isawaitable
 from time import perf_counter
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -15,6 +14,7 @@ from cloudevents_kit._arguments import check_callable, check_positive
 from cloudevents_kit._contract import Handler, Outcome, log, name_of, verdict
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Nack, Undelivered
+from cloudevents_kit.stages._calls import called, check_plain, plain
 from cloudevents_kit.stages._stage import Stage, cause_of
 
 ErrorHook = Callable[[Event, Exception], Awaitable[object] | object]
@@ -47,7 +47,7 @@ class OnError(Stage):
 
     def chooses(self, error: Exception, event: Event) -> bool:  # noqa: ARG002 - for stages that ask what it means for it
         """Tell whether this stage deals with ``error``."""
-        return self._only(error)
+        return plain(self._only(error))
 
     async def run(self, event: Event, call_next: Handler) -> Outcome:
         try:
@@ -87,8 +87,7 @@ class OnError(Stage):
 
     async def _call(self, hook: ErrorHook, event: Event, error: Exception) -> None:
         async with asyncio.timeout(self._seconds):
-            returned = hook(event, error)
-            returned = await returned if isawaitable(returned) else returned
+            returned = await called(hook, event, error)
         if isinstance(returned, Nack | Undelivered):  # of a sink, which does not raise
             returned.raise_for_outcome()
 
@@ -108,7 +107,7 @@ def _chooser(only: Only | None) -> Callable[[Exception], bool]:
     kinds = only if isinstance(only, tuple) else (only,)
     if all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
         return lambda error: isinstance(error, kinds) or isinstance(cause_of(error), kinds)  # type: ignore[arg-type]
-    check_callable("only", only)
+    check_plain("only", only)
     return only  # type: ignore[return-value]
 
 
@@ -152,6 +151,6 @@ def on_error(
 
     A hook that has begun is not cut short by a time limit or a cancellation from outside; only a second cancellation
     reaches it. It never runs for a cancelled event. ``only`` chooses the errors: a type or several, which also match
-    the cause of a `StageError`, or a predicate. The others pass.
+    the cause of a `StageError`, or a predicate, a plain function. The others pass.
     """
     return OnError(action, only, timeout, name)

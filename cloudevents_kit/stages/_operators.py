@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Any, Final, Literal, get_args
 
-from cloudevents_kit._errors import EventError
+from cloudevents_kit._errors import CloudEventsError, EventError
 from cloudevents_kit._values import is_timestamp, parse_timestamp
 from cloudevents_kit.stages._patterns import compile_pattern
 
@@ -35,7 +35,7 @@ LONGEST_TEXT = 10_000
 _number = re.compile(r"-?(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,18})?").fullmatch
 
 
-class RuleError(ValueError):
+class RuleError(CloudEventsError, ValueError):
     """A rule, or a set of them, cannot be used; the message says where, what and, if it can, what was meant.
 
     ``path`` is the place, such as ``rules[2].when[0].op``; ``name`` the name of the rule, once it is known.
@@ -164,7 +164,7 @@ class Field:
         if self._is_time and kind != "time":
             if kind != "text" or not is_timestamp(value):
                 raise RuleError("value", "must be a time of RFC 3339", hint="for example 2018-04-05T17:31:00Z")
-            kind, value = "time", parse_timestamp(value, "value")
+            kind, value = "time", _moment(value)
         if kind == "null" and self.attribute:
             raise RuleError("value", "an attribute is never null", hint="use exists or not_exists")
         return self._readers[kind], value
@@ -174,6 +174,13 @@ class Field:
         if kind_of(value) != "text":
             raise RuleError("value", f"must be text, not {type(value).__name__}")
         return self._readers["text"], value
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return parse_timestamp(text, "value")
+    except EventError as error:  # of the year 0
+        raise RuleError("value", error.rule) from None
 
 
 def compile_operator(op: str, value: Any, field: Field) -> Holds:
@@ -191,6 +198,8 @@ def _compared(compare: Callable[[Any, Any], bool], read: Read, wanted: Any, *, o
         _check_ordered(wanted)
     types = _READ_AS_THEY_ARE.get(read)
     if types is not None:
+        if compare is operator.eq:  # what most conditions ask
+            return lambda found: type(found) in types and found == wanted
         return lambda found: type(found) in types and compare(found, wanted)
 
     def compared(found: Any) -> bool:

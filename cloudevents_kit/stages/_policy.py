@@ -64,7 +64,8 @@ def refusal(failed: Mapping[str, Failure], count: int, what: str) -> Nack:
     worst = max(nacks, key=lambda nack: (nack.retryable, nack.status))
     waits = [nack.retry_after for nack in nacks if nack.retryable and nack.retry_after is not None]
     reason = f"{len(failed)} of {count} {what} failed: {names(failed)}"
-    return Nack(worst.status, reason, retryable=worst.retryable, retry_after=max(waits, default=None))
+    status = 422 if worst.status == 410 else worst.status  # one that is gone closes nothing else
+    return Nack(status, reason, retryable=worst.retryable, retry_after=max(waits, default=None))
 
 
 #: What an Undelivered means to whoever is further out; see `outcome_of`.

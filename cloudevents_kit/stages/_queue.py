@@ -13,7 +13,7 @@ from typing import Literal
 from cloudevents_kit._contract import Handler, Outcome
 from cloudevents_kit._event import Event
 from cloudevents_kit._retry import RetryPolicy
-from cloudevents_kit.stages._holding import Key, key_of
+from cloudevents_kit.stages._keys import Key, key_of
 from cloudevents_kit.stages._queue_base import Queue, Settings
 from cloudevents_kit.stages._queue_store import QueueStore
 from cloudevents_kit.stages._queue_stored import DeadLetter, StoredQueue
@@ -91,16 +91,18 @@ def queue(
         workers: events that run at once; see `Queue.resize`.
         capacity: events that wait, without a store; events stored and not yet done, with one.
         on_full: what happens to more of them: their callers ``wait``, or are answered 503.
-        key: tells which events run one after the other, for example `order_key`; None is for those that need not.
+        key: a plain function that tells which events run one after the other, for example `order_key`; None is for
+            those that need not, and a list or an object is answered 422.
         store: keeps the events, where a crash cannot lose them. Whoever makes it opens and closes it.
         retry: when an event that failed is tried again; the policy's ``deadline`` does not count. By default 5
             attempts, beginning with 1 s and up to 60 s apart. An event that was rejected for good is not tried again.
-        dead_letter: is called with the event and the error; when it has returned, the event is done.
+        dead_letter: is called with the event and the error; when it has returned, the event is done. If it raises, or
+            takes longer than half of ``lease``, the event is parked.
         lease: seconds after which another worker may take an event from one that has died. One that still runs is
             cancelled after nine tenths of it.
         poll: seconds between two looks into the store for events that are due again or of other processes.
         grace: seconds for what runs and waits when the stage is closed. After that, without a store, what waits is
-            answered 503; with one, what runs is cancelled, and run at the next start.
+            answered 503; with one, what runs is cancelled, and run at the next start, without an attempt less.
         retry_after: seconds after which refused events are to be sent again.
         name: for people and metrics.
     """

@@ -6,8 +6,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloudevents_kit._arguments import check_callable, check_choice, check_count, check_not_negative
-from cloudevents_kit.stages._holding import Holding, Key
+from cloudevents_kit._arguments import check_choice, check_count, check_not_negative
+from cloudevents_kit.stages._calls import check_plain
+from cloudevents_kit.stages._holding import Holding
+from cloudevents_kit.stages._keys import Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Settings:
         check_count("capacity", self.capacity)
         check_choice("on_full", self.on_full, ("wait", "refuse"))
         if self.key is not None:
-            check_callable("key", self.key)
+            check_plain("key", self.key)
         check_not_negative("grace", self.grace)
         check_not_negative("retry_after", self.retry_after)
 

@@ -36,6 +36,13 @@ class QueueStore(Protocol):
         """Remove an event that was done; return False if the lease was void."""
         ...
 
-    async def nack(self, token: str, /, *, delay: float | None) -> bool:
-        """Let an event be due again in ``delay`` seconds, or park it if that is None; return False if it was void."""
+    async def nack(self, token: str, /, *, delay: float | None, attempted: bool = True) -> bool:
+        """Let an event be due again in ``delay`` seconds, or park it if that is None; return False if it was void.
+
+        If it was not ``attempted``, this time does not count.
+        """
+        ...
+
+    async def extend(self, token: str, seconds: float, /) -> bool:
+        """Let a lease end in ``seconds`` from now; return False if it was void."""
         ...

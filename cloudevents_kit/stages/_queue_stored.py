@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from cloudevents_kit._arguments import check_callable, check_kind, check_methods, check_positive
+from cloudevents_kit._clock import SystemClock
 from cloudevents_kit._contract import ACCEPTED, Handler, Outcome, log, name_of, settle, verdict
 from cloudevents_kit._deadline import Deadlines
 from cloudevents_kit._errors import StageError
@@ -20,9 +20,11 @@ from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack
 from cloudevents_kit._retry import RetryPolicy, next_delay
 from cloudevents_kit._tasks import Tasks
-from cloudevents_kit.stages._holding import key_of
+from cloudevents_kit.stages._calls import called, ends_task
+from cloudevents_kit.stages._keys import key_of
 from cloudevents_kit.stages._queue_base import Queue, Settings
 from cloudevents_kit.stages._queue_store import QueueStore
+from cloudevents_kit.stages._seldom import Seldom
 from cloudevents_kit.stages._stage import cause_of
 
 DeadLetter = Callable[[Event, Exception], Awaitable[object] | object]
@@ -51,7 +53,7 @@ class StoredQueue(Queue):
         name: str | None,
     ) -> None:
         super().__init__(settings, name)
-        check_methods("store", store, "a QueueStore", "put", "lease", "ack", "nack")
+        check_methods("store", store, "a QueueStore", "put", "lease", "ack", "nack", "extend")
         if retry is not None:
             check_kind("retry", retry, RetryPolicy, "a RetryPolicy")
         if dead_letter is not None:
@@ -62,6 +64,7 @@ class StoredQueue(Queue):
         self._policy = replace(retry or _POLICY, deadline=None)
         self._handler: Handler | None = None
         self._limit = Deadlines(lease * 0.9)
+        self._trouble = Seldom(SystemClock())
         self._running = 0
         self._full: deque[asyncio.Future[None]] = deque()
         self._resting: deque[asyncio.Future[None]] = deque()
@@ -77,7 +80,7 @@ class StoredQueue(Queue):
 
     def bind(self, call_next: Handler) -> Handler:
         """Raise ValueError in a second chain: what is stored does not tell where it came from."""
-        if self._handler not in {None, call_next}:
+        if self._handler is not None and self._handler is not call_next:
             raise ValueError(f"{self.name}: a queue with a store can be in one chain only")
         self._handler = call_next
         return super().bind(call_next)
@@ -145,41 +148,48 @@ class StoredQueue(Queue):
             self._at_work.clear()
 
     async def _serve(self, number: int) -> None:
-        """Work until there are to be fewer workers, or none."""
+        """Work until there are to be fewer workers, or none, whatever goes wrong."""
         try:
             while number < self._workers and not self._closing:
-                leased = await self._next()
-                if leased is None:
-                    if not self._closing:
-                        await self._rest(self._resting)
-                    continue
+                found = False
                 try:
-                    await self._work_on(leased)
-                finally:
-                    _wake(self._full)
+                    found = await self._go_on()
+                except BaseException as error:
+                    if ends_task(error):
+                        raise
+                    self._blame("nothing can be leased", error)  # the next look may succeed
+                if not found and not self._closing:
+                    await self._rest(self._resting)
         finally:
             self._at_work.pop(number, None)
 
-    async def _next(self) -> _Leased | None:
+    async def _go_on(self) -> bool:
+        """Work on the next event; return False if there is none."""
+        found = await self._store.lease(self._lease)
+        if found is None:
+            return False
         try:
-            found = await self._store.lease(self._lease)
-            return None if found is None else _Leased(*found)
-        except Exception as error:  # noqa: BLE001 - the next look may succeed
-            self._report("nothing can be leased", error)
-            return None
+            await self._work_on(_Leased(*found))
+        finally:
+            _wake(self._full)
+        return True
 
     async def _work_on(self, leased: _Leased) -> None:
         self._running += 1
+        attempted = False
         try:
             error = await self._attempt(leased)
+            attempted = True
             await self._conclude(leased, error)
-        except asyncio.CancelledError:
-            with suppress(Exception):  # else the lease expires
-                async with asyncio.timeout(_LAST_WORDS):
-                    await self._store.nack(leased.token, delay=0.0)
+        except BaseException as error:
+            if not ends_task(error):  # the lease expires, and the event is leased again
+                self._blame(f"the store was not told of the end of {name_of(leased.event)}", error)
+                return
+            if isinstance(error, asyncio.CancelledError):
+                with suppress(Exception):  # else the lease expires
+                    async with asyncio.timeout(_LAST_WORDS):
+                        await self._store.nack(leased.token, delay=0.0, attempted=attempted)
             raise
-        except Exception as error:  # noqa: BLE001 - the lease expires, and the event is leased again
-            self._report(f"the store was not told of the end of {name_of(leased.event)}", error)
         finally:
             self._running -= 1
 
@@ -207,11 +217,10 @@ class StoredQueue(Queue):
         except TimeoutError as error:
             log.warning("stage %s: out of time: %s", self.name, name_of(leased.event))
             return error
-        except asyncio.CancelledError as error:
-            task: Any = asyncio.current_task()
-            if task.cancelling():
+        except BaseException as error:
+            if ends_task(error):
                 raise
-            return RuntimeError(f"the handler ended as if it had been cancelled ({error})")
+            return _odd(error)
         if isinstance(result, Ack):
             self.counts["unanswered"] += result.reply is not None
             return None
@@ -226,6 +235,8 @@ class StoredQueue(Queue):
         delay = next_delay(self._policy, leased.attempts, nack, chance=self._policy.chance())
         if delay is not None:
             self._count("retried", await self._store.nack(leased.token, delay=delay))
+        elif self._dead_letter is not None and not await self._store.extend(leased.token, self._lease):
+            self.counts["late"] += 1  # somebody else has the event
         elif await self._hand_over(leased.event, error):
             self._count("dead_lettered", await self._store.ack(leased.token))
         else:
@@ -236,21 +247,30 @@ class StoredQueue(Queue):
         if self._dead_letter is None:
             return False
         try:
-            taken = self._dead_letter(event, error)
-            if inspect.isawaitable(taken):
-                await taken
-        except Exception as second:  # noqa: BLE001 - the event is parked instead
-            self._report(f"could not be handed over: {name_of(event)}", second)
-            return False
+            async with asyncio.timeout(self._lease / 2):
+                await called(self._dead_letter, event, error)
+        except BaseException as second:
+            if ends_task(second):
+                raise
+            self.counts["store_failed"] += 1
+            log.error("stage %s: could not be handed over: %s", self.name, name_of(event), exc_info=second)
+            return False  # it is parked instead
         return True
 
     def _count(self, what: str, valid: bool) -> None:  # noqa: FBT001
         """Count an end; that of a void lease is not the event's, which somebody else has."""
         self.counts[what if valid else "late"] += 1
 
-    def _report(self, what: str, error: Exception) -> None:
+    def _blame(self, what: str, error: BaseException) -> None:
         self.counts["store_failed"] += 1
-        log.error("stage %s: %s", self.name, what, exc_info=error)
+        self._trouble.warn(f"stage {self.name}: {what}", error)
+
+
+def _odd(error: BaseException) -> Exception:
+    """Return the error of a handler that ended as none should: as if cancelled, though nobody did that."""
+    failed = RuntimeError(f"the handler ended with {type(error).__name__}, which nobody has asked for")
+    failed.__cause__ = error
+    return failed
 
 
 def _wake(line: deque[asyncio.Future[None]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -12,6 +11,7 @@ from cloudevents_kit._arguments import check_callable
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
 from cloudevents_kit._event import Event
 from cloudevents_kit.stages._adapt import Branch, as_branch, name_branches, name_of_branch
+from cloudevents_kit.stages._calls import called
 from cloudevents_kit.stages._stage import Stage, fate
 
 _Task = asyncio.Task[tuple[Outcome, list[str]]]
@@ -66,12 +66,8 @@ class _Race(Stage):
         notes: list[str] = []
         fate.set(notes)
         outcome = await handler(event)
-        if self._accept is not None:
-            accepted = self._accept(outcome)
-            if inspect.isawaitable(accepted):
-                accepted = await accepted
-            if not accepted:
-                raise ValueError("the outcome was not accepted")
+        if self._accept is not None and not await called(self._accept, outcome):
+            raise ValueError("the outcome was not accepted")
         return outcome, notes
 
     async def _dismiss(self, running: list[_Task], event: Event) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Hashable, Mapping
 from math import inf
 from typing import Literal
 
-from cloudevents_kit._arguments import check_callable, check_choice, check_count, check_methods, check_positive
+from cloudevents_kit._arguments import check_choice, check_count, check_methods, check_positive
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import Handler, Outcome
-from cloudevents_kit._errors import Retry
 from cloudevents_kit._event import Event
-from cloudevents_kit.stages._holding import Key, key_of
-from cloudevents_kit.stages._stage import Stage
+from cloudevents_kit.stages._calls import check_plain
+from cloudevents_kit.stages._keys import Key, key_of
+from cloudevents_kit.stages._stage import Stage, Withheld
 
 _SYSTEM = SystemClock()
 #: Sums of floats may miss each other by less than this.
@@ -56,7 +56,7 @@ class _RateLimit(Stage):
         check_count("burst", burst)
         check_choice("mode", mode, ("wait", "refuse"))
         if key is not None:
-            check_callable("key", key)
+            check_plain("key", key)
         check_count("max_keys", max_keys)
         check_count("max_waiting", max_waiting, least=0)
         check_methods("clock", clock, "a Clock", "monotonic", "now", "sleep")
@@ -105,14 +105,15 @@ class _RateLimit(Stage):
             self._even.popitem(last=False)
 
     async def _wait(self, key: Hashable, now: float) -> None:
-        """Wait until it is this event's turn. Raises Retry if too many wait."""
+        """Wait until it is this event's turn. Raises Withheld if too many wait."""
         queue = self._queues.get(key)
         ahead_of_it = len(queue.turns) if queue is not None else 0
         even = queue.even if queue is not None else self._even[key]
         if ahead_of_it >= self._max_waiting or (queue is None and len(self._queues) >= self._max_keys):
             self.note("refused")
-            after = even - self._ahead - now + ahead_of_it * self._interval
-            raise Retry(after, f"too many events ({self.name})", 429)
+            first = max(0.0, even - self._ahead - now)  # it may be late already
+            after = first + ahead_of_it * self._interval
+            raise Withheld(after, f"too many events ({self.name})", 429)
         if queue is None:
             queue = self._queues[key] = _Queue(self._even.pop(key))
         self.counts["waited"] += 1
@@ -159,8 +160,8 @@ def rate_limit(
     ``mode="refuse"`` all of them, are answered 429 with the time after which one will pass, and counted as
     ``refused``.
 
-    ``key`` gives each of its values an account of its own. At most ``max_keys`` are remembered; those that passed an
-    event longest ago are forgotten first.
+    ``key``, a plain function, gives each of its values an account of its own; a list or an object is answered 422. At
+    most ``max_keys`` are remembered; those that passed an event longest ago are forgotten first.
     """
     return _RateLimit(
         rate,

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
-from cloudevents_kit._arguments import check_callable, check_count
+from cloudevents_kit._arguments import check_count
 from cloudevents_kit._errors import EventError
 from cloudevents_kit._event import Event
 from cloudevents_kit._paths import MISSING, read_path
+from cloudevents_kit.stages._calls import check_plain
+from cloudevents_kit.stages._digest import short
 from cloudevents_kit.stages._stage import name_of_function
 
 #: Where a value comes from: a path such as ``data.order.total``, the name of an attribute, or a function.
@@ -26,7 +28,7 @@ def reader_of(argument: str, selector: Selector) -> Callable[[Event], Any]:
     """Return the function that reads ``selector``. Raises TypeError or ValueError that names the ``argument``."""
     if isinstance(selector, str):
         return read_path(selector)
-    check_callable(argument, selector)
+    check_plain(argument, selector)
     return selector
 
 
@@ -86,31 +88,40 @@ class Reducer:
         return f"{self.kind}({of})"
 
 
-class _Count(Reducer):
+class Count(Reducer):
+    """Counts the events, which every window does anyway."""
+
     kind = "count"
 
     def take(self, event: Event) -> Any:  # noqa: ARG002
+        """Take every event."""
         return True
 
     def start(self) -> int:
+        """Return 0."""
         return 0
 
     def step(self, state: int, value: object, /) -> int:  # noqa: ARG002
+        """Return one more."""
         return state + 1
 
 
 def count() -> Reducer:
     """Count the events."""
-    return _Count()
+    return Count()
+
+
+#: Numbers that are larger, which JSON may hold, would make a sum that few can read.
+_TOO_LARGE = 2**1024
 
 
 class _Numbers(Reducer):
-    """Takes finite numbers; an integer that came as the text of an attribute, as HTTP headers have it, is one."""
+    """Takes finite numbers, ints up to where floats end; an integer that came as the text of an attribute is one."""
 
     def take(self, event: Event) -> Any:
         value = self._read(event)
         kind = type(value)
-        if kind is int or (kind is float and isfinite(value)):
+        if -_TOO_LARGE < value < _TOO_LARGE if kind is int else kind is float and isfinite(value):
             return value
         if value is None or value is MISSING:
             return None
@@ -216,13 +227,13 @@ class Distinct(Reducer):
     def take(self, event: Event) -> Any:
         """Return the text that is kept."""
         value = self._read(event)
+        if type(value) is str:
+            return '"' + short(value)
         if value is None or value is MISSING:
             return None
-        if (
-            isinstance(value, str) or self._name in event
-        ):  # an attribute comes as text in one mode and as int in another
-            return '"' + text_of(value)
-        return text_of(value)
+        if isinstance(value, str) or self._name in event:  # an attribute is text in one mode and an int in another
+            return '"' + short(text_of(value))
+        return short(text_of(value))
 
     def start(self) -> list[Any]:
         """Return no values, none of them left out."""
@@ -230,9 +241,10 @@ class Distinct(Reducer):
 
     def step(self, state: list[Any], value: str, /) -> list[Any]:
         """Keep the value if there is room; cannot fail."""
-        if len(state[0]) < self._limit:
-            state[0][value] = None
-        elif value not in state[0]:
+        kept = state[0]
+        if len(kept) < self._limit:
+            kept[value] = None
+        elif value not in kept:
             state[1] = True
         return state
 
@@ -257,11 +269,10 @@ class _Fold(Reducer):
         self, initial: Any, step: Callable[[Any, Any], Any], of: Selector | None, result: Callable[[Any], Any] | None
     ) -> None:
         super().__init__(of)
-        check_callable("step", step)
+        check_plain("step", step)
         if result is not None:
-            check_callable("result", result)
-            self.result = result  # type: ignore[method-assign]
-        self._initial = initial
+            check_plain("result", result)
+        self._initial, self._result = initial, result
         self.step = step  # type: ignore[method-assign]
 
     def take(self, event: Event) -> Any:
@@ -270,6 +281,10 @@ class _Fold(Reducer):
 
     def start(self) -> Any:
         return copy.deepcopy(self._initial)
+
+    def result(self, state: Any, /) -> Any:
+        shown = copy.deepcopy(state)  # which goes on, whatever is done with it
+        return shown if self._result is None else self._result(shown)
 
 
 def fold(

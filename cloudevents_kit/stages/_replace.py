@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from cloudevents_kit._contract import Handler, Middleware, Outcome, SyncHandler, as_handler, log, wrap
 from cloudevents_kit._event import Event
-from cloudevents_kit._lifecycle import Lifecycle, parts_of
+from cloudevents_kit._lifecycle import Lifecycle, drain, parts_of
 from cloudevents_kit._tasks import Tasks
 
 #: Seconds for the chains that were replaced to close, when all is closed. Parts have limits of their own.
@@ -52,9 +52,7 @@ class _Shared:
                 await self.part.__aexit__(None, None, None)
 
     def drain(self) -> None:
-        drain = getattr(self.part, "drain", None)
-        if drain is not None:
-            drain()
+        drain(self.part)
 
 
 class _Generation:
@@ -64,7 +62,7 @@ class _Generation:
         known = {id(shared.part): shared for other in others for shared in other.parts}
         self.handler = handler
         self.parts: list[_Shared] = [known.get(id(part)) or _Shared(part) for part in parts_of(handler)]
-        self.lifecycle = Lifecycle((), self.parts)
+        self.lifecycle = Lifecycle(reversed(self.parts))
         self.events = 0
         self.replaced = False
 

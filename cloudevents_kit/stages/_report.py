@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from cloudevents_kit._contract import log, name_of
 from cloudevents_kit._event import Event
+from cloudevents_kit.stages._calls import called
 
 
 async def tell(name: str, report: Callable[[Event, Any], object], event: Event, what: object) -> bool:
     """Call ``report`` of the stage ``name``, sync or async, and log what it raises; return whether it did its work."""
     try:
-        returned = report(event, what)
-        if returned is not None and inspect.isawaitable(returned):
-            await returned
+        await called(report, event, what)
     except Exception:  # noqa: BLE001 - whatever it is, it is not the event's fault
         log.exception("stage %s: its report function failed: %s", name, name_of(event))
         return False

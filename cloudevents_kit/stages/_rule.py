@@ -13,7 +13,7 @@ from cloudevents_kit._errors import RETRYABLE_4XX, CloudEventsError, EventError,
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import Value, check_name
 from cloudevents_kit.cesql import ParseError, parse
-from cloudevents_kit.stages._conditions import Memo, Test, When, read_when
+from cloudevents_kit.stages._conditions import Test, Unreadable, When, read_when
 from cloudevents_kit.stages._operators import RuleError, near
 
 Action = Literal["allow", "block", "nack", "route", "transform"]
@@ -111,7 +111,9 @@ class Rule:
     def refusal(self) -> Refusal:
         """Return what a ``nack`` raises. Raises RuleError if that is none."""
         reason = self.reason or "refused by a rule"
-        status = self.status or (422 if self.retry_after is None else 503)
+        status = self.status
+        if status is None:
+            status = 422 if self.retry_after is None else 503
         try:
             if status in RETRYABLE_4XX or status >= 500:
                 return Retry(self.retry_after, reason, status)
@@ -196,7 +198,7 @@ def parse_sql(text: str) -> Test:
     except ParseError as error:
         raise RuleError("sql", str(error)) from None
 
-    def holds(event: Event, _: Memo) -> bool:
+    def holds(event: Event, _: Unreadable) -> bool:
         value, errors = expression.evaluate(event)
         for error in errors:
             if error.kind != "missingAttribute":  # what is missing satisfies nothing, here as in a condition

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from heapq import merge
 from operator import attrgetter
 
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import remember
-from cloudevents_kit.stages._conditions import Condition, Memo, Node, Test, compile_all
+from cloudevents_kit.stages._conditions import Condition, Node, Test, Unreadable, compile_all
 from cloudevents_kit.stages._rule import Rule, parse_sql
 
 _MOST_TYPES = 1024
@@ -38,7 +39,7 @@ class Compiled:
         self.changes = bool(rule.set or rule.remove or rule.function)
 
 
-def _always(_event: Event, _memo: Memo) -> bool:
+def _always(_event: Event, _unreadable: Unreadable) -> bool:
     return True
 
 
@@ -55,7 +56,8 @@ class Plan:
         """Compile ``rules``; those whose names are in ``tallies`` go on counting there."""
         self.rules = tuple(rules)
         self.tallies = {rule.name: tallies.get(rule.name) or Tally() for rule in rules}
-        self._by_type: dict[str, list[Compiled]] = {}
+        self.by_type: dict[str, list[Compiled]] = {}
+        """The rules that are for a type only."""
         general = []
         for order, rule in enumerate(rules):
             types, others = _for_types(rule.when)  # type: ignore[arg-type]  # as `Rule` has put it
@@ -63,8 +65,9 @@ class Plan:
             if types is None:
                 general.append(one)
             for event_type in types or ():
-                self._by_type.setdefault(event_type, []).append(one)
-        self._general = tuple(general)
+                self.by_type.setdefault(event_type, []).append(one)
+        self.general = tuple(general)
+        """The others."""
         self._merged: dict[str, tuple[Compiled, ...]] = {}
 
     def of_type(self, event_type: str, after: int = -1) -> tuple[Compiled, ...]:
@@ -72,13 +75,13 @@ class Plan:
         found = self._merged.get(event_type)
         if found is None:
             found = self._merge(event_type)
-        return found if after < 0 else tuple(one for one in found if one.order > after)
+        return found if after < 0 else found[bisect_right(found, after, key=_by_order) :]
 
     def _merge(self, event_type: str) -> tuple[Compiled, ...]:
-        own = self._by_type.get(event_type)
+        own = self.by_type.get(event_type)
         if own is None:  # peers choose the types: only those that rules name are remembered
-            return self._general
-        merged = tuple(merge(own, self._general, key=_by_order))
+            return self.general
+        merged = tuple(merge(own, self.general, key=_by_order))
         remember(self._merged, event_type, merged, _MOST_TYPES)
         return merged
 
@@ -102,4 +105,4 @@ def _test_of(rule: Rule, nodes: Sequence[Node]) -> Test | None:
 
 
 def _both(first: Test, second: Test) -> Test:
-    return lambda event, memo: first(event, memo) and second(event, memo)
+    return lambda event, unreadable: first(event, unreadable) and second(event, unreadable)

@@ -7,7 +7,7 @@ should go travel in the context of its task, never in the event: see `route_hint
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from time import perf_counter
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from cloudevents_kit._arguments import check_choice, check_kind
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
 from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
-from cloudevents_kit.stages._conditions import Memo
+from cloudevents_kit.stages._conditions import Unreadable
 from cloudevents_kit.stages._operators import RuleError, near
 from cloudevents_kit.stages._rule import Rule
 from cloudevents_kit.stages._rule_loading import Rules, load_rules
@@ -53,6 +53,7 @@ def hinted(*names: str) -> Callable[[Event], str | None]:
             return found[0] if found else None
         return next((name for name in found if name in wanted), None)
 
+    hint.__name__ = "hinted"
     return hint
 
 
@@ -68,6 +69,8 @@ class RuleFilter(Stage):
         if destinations is not None:
             if isinstance(destinations, str) or not isinstance(destinations, Collection):
                 raise TypeError(f"destinations: must be a list of names, not {type(destinations).__name__}")
+            for one in destinations:
+                check_kind("destinations", one, str, "a list of str, as in the rules")
             destinations = tuple(destinations)
         self._on_error = on_error
         self._destinations = destinations
@@ -120,19 +123,20 @@ class RuleFilter(Stage):
         def asked(event: Event) -> Awaitable[Outcome]:
             began = perf_counter()
             plan = self._plan
-            memo: Memo = []
-            found = self._first(plan.of_type(event.type), event, memo, began)
+            unreadable: Unreadable = []
+            rules = plan.of_type(event.type) if plan.by_type else plan.general
+            found = self._first(rules, event, unreadable, began)
             if found is None:
                 return call_next(event)
-            return self._obey(found, plan, event, call_next, memo=memo, began=began)
+            return self._obey(found, plan, event, call_next, unreadable=unreadable, began=began)
 
         return asked
 
-    def _first(self, rules: tuple[Compiled, ...], event: Event, memo: Memo, began: float) -> Compiled | None:
+    def _first(self, rules: Iterable[Compiled], event: Event, unreadable: Unreadable, began: float) -> Compiled | None:
         """Return the first of ``rules`` whose conditions hold."""
         for one in rules:
             try:
-                if one.test(event, memo):
+                if one.test(event, unreadable):
                     return one
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the rule's
                 self._failed(one, error, event, began)
@@ -147,16 +151,26 @@ class RuleFilter(Stage):
         log.warning("stage %s: rule %r failed: %s", self.name, one.rule.name, name_of(event), exc_info=error)
 
     async def _obey(
-        self, found: Compiled | None, plan: Plan, event: Event, call_next: Handler, *, memo: Memo, began: float
+        self,
+        found: Compiled | None,
+        plan: Plan,
+        event: Event,
+        call_next: Handler,
+        *,
+        unreadable: Unreadable,
+        began: float,
     ) -> Outcome:
-        hints: tuple[str, ...] = ()
+        hints: list[str] = []
+        rest: Iterator[Compiled] | None = None
         while found is not None:
             rule = found.rule
             changed = await self._changed(found, event, began) if found.changes else event
             if changed is not None:
                 found.tally.matched += 1
-                memo = memo if changed is event else []
-                event, hints = changed, (*hints, *rule.to)
+                unreadable = unreadable if changed is event else []
+                rest = rest if changed.type == event.type else None  # for another type there are other rules
+                event = changed
+                hints += rule.to
                 if rule.action == "block":
                     self.note("dropped")
                     self.counts["blocked"] += 1
@@ -167,7 +181,9 @@ class RuleFilter(Stage):
                 self.counts[_DONE[rule.action]] += 1
                 if not rule.continue_:
                     break
-            found = self._first(plan.of_type(event.type, found.order), event, memo, began)
+            if rest is None:
+                rest = iter(plan.of_type(event.type, found.order))
+            found = self._first(rest, event, unreadable, began)
         return await (_with_hints(hints, event, call_next) if hints else call_next(event))
 
     async def _changed(self, found: Compiled, event: Event, began: float) -> Event | None:
@@ -197,7 +213,7 @@ async def _called(function: Callable[[Event], Any], event: Event) -> Event:
 _DONE = {"allow": "allowed", "route": "routed", "transform": "transformed"}
 
 
-async def _with_hints(hints: tuple[str, ...], event: Event, call_next: Handler) -> Outcome:
+async def _with_hints(hints: Iterable[str], event: Event, call_next: Handler) -> Outcome:
     token = _hints.set((event.key, tuple(dict.fromkeys((*route_hints(event), *hints)))))
     try:
         return await call_next(event)
@@ -213,6 +229,9 @@ def rule_filter(
     name: str | None = None,
 ) -> RuleFilter:
     """Do with each event what the first rule says whose conditions hold; let it pass if there is none.
+
+    ``regex`` searches texts of up to 20,000,000 bytes divided by the size of the pattern's program, which is 10 to 20
+    instructions for most. For an event with a longer text the rule fails.
 
     Args:
         rules: a list of `Rule` objects and dicts, a dict with ``rules``, or a `pathlib.Path` to a ``.toml`` or

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import reduce
 from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from cloudevents_kit._arguments import check_kind
-from cloudevents_kit._contract import Handler, Outcome
-from cloudevents_kit._errors import Refusal, StageError
+from cloudevents_kit._contract import Handler, Outcome, current_event
+from cloudevents_kit._errors import EventError, Refusal, Retry, StageError
 from cloudevents_kit._event import Event
 from cloudevents_kit._lifecycle import Lifecycle
 
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
 
 #: How an event left a stage, what lies further in included.
 Ending = Literal["done", "refused", "failed", "cancelled"]
+
+
+class Fate(list[str]):
+    """What stages noted of one event."""
+
+    __slots__ = ("event",)
+
+    def __init__(self) -> None:
+        """Take notes of the event that is being handled here."""
+        super().__init__()
+        self.event = current_event()
+
 
 #: What stages noted of the current event so far; None where nobody asks.
 fate: ContextVar[list[str] | None] = ContextVar("cloudevents_kit.fate", default=None)
@@ -61,14 +74,17 @@ class Stage:
     kind: ClassVar[str] = "stage"
     """Name of the function that makes such a stage."""
     is_async_handler = True
+    composes = True
+    """Tells `wrap` that `compose` is what it looks for."""
 
     def __init__(self, name: str | None = None) -> None:
         """Take ``name``, or that of the kind."""
         if name is not None:
             check_kind("name", name, str, "a str, short, for people and metrics")
         self.name = name or self.kind
-        self.records: tuple[Record, ...] = ()
-        self._hooks: list[object] = []
+        self.record: Record | None = None
+        """Tells all who learn of every event; None while there is nobody."""
+        self._hooks: list[tuple[object, Record]] = []
         self.counts: Counter[str] = Counter()
         """What this stage did with events, by name. Events that just pass are not counted."""
 
@@ -105,44 +121,62 @@ class Stage:
         work = self.bind(call_next)
 
         async def staged(event: Event) -> Outcome:
-            began = perf_counter() if self.records else 0.0
-            ending: Ending = "cancelled"
+            record = self.record
+            began = 0.0 if record is None else perf_counter()
             try:
                 outcome = await work(event)
-                ending = "done"
-                return outcome
-            except Exception as error:
-                ending = self.ended(error)
+            except BaseException as error:
+                self.ended(error, event, began)
                 if isinstance(error, StageError):
                     raise error.within(self.name) from error.__cause__
                 raise
-            finally:
-                if began:
-                    seconds = perf_counter() - began
-                    for record in self.records:
-                        record(event, ending, seconds)
+            if record is not None:
+                record(event, "done", perf_counter() - began)
+            return outcome
 
         return staged
 
-    def ended(self, error: Exception) -> Ending:
-        """Return how an event ends that leaves this stage with ``error``: nothing that was noted of it holds."""
-        noted = fate.get()
-        if noted:
-            noted.clear()
-        return "refused" if isinstance(cause_of(error), Refusal) else "failed"
+    def ended(self, error: BaseException, event: Event, began: float) -> None:
+        """Record how ``event`` ends that leaves this stage with ``error``: nothing that was noted of it holds.
 
-    def attach(self, hook: object, recorder: Recorder) -> None:
-        """Let ``recorder`` learn of every event from now on, but once for a ``hook`` of two chains."""
-        if hook not in self._hooks:
-            self._hooks.append(hook)
-            self.records += (recorder.recorder(self),)
+        ``began`` is 0 if nobody was to learn of it when it came.
+        """
+        ending: Ending = "cancelled"
+        if isinstance(error, Exception):
+            ending = "refused" if isinstance(cause_of(error), Refusal) else "failed"
+            noted = fate.get()
+            if noted:
+                noted.clear()
+        if began and self.record is not None:
+            self.record(event, ending, perf_counter() - began)
+
+    def attach(self, hook: object, recorder: Recorder) -> Record:
+        """Call a record of ``recorder`` for every event from now on, but only once for a ``hook`` of two chains."""
+        record = next((known for other, known in self._hooks if other is hook), None) or recorder.recorder(self)
+        self.resume(hook, record)
+        return record
+
+    def resume(self, hook: object, record: Record) -> None:
+        """Call ``record`` for every event from now on."""
+        self._hooks.append((hook, record))
+        self._combine()
+
+    def detach(self, hook: object) -> None:
+        """Take back one `attach` or `resume` of ``hook``."""
+        self._hooks.remove(next(pair for pair in self._hooks if pair[0] is hook))
+        self._combine()
+
+    def _combine(self) -> None:
+        records = {id(hook): record for hook, record in self._hooks}.values()
+        self.record = reduce(_both, records) if records else None
 
     def note(self, what: str) -> None:
         """Count ``what`` this stage did with the current event, as the event's fate."""
         self.counts[what] += 1
         noted = fate.get()
-        if noted is not None:
-            noted.append(what)
+        if noted is None or (isinstance(noted, Fate) and noted.event is not current_event()):
+            return  # nobody asks, or only what becomes of another event, in whose course this one is handled
+        noted.append(what)
 
     def failure(
         self,
@@ -168,9 +202,31 @@ class Stage:
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
+def _both(first: Record, second: Record) -> Record:
+    def record(event: Event, ending: str, seconds: float, /) -> None:
+        first(event, ending, seconds)
+        second(event, ending, seconds)
+
+    return record
+
+
+class Withheld(Retry):
+    """Raised by a stage that lets an event no further: what lies further in has done nothing wrong."""
+
+
 def cause_of(error: BaseException) -> BaseException:
     """Return what is behind ``error``: a `StageError` only says where it happened."""
     return error.__cause__ if isinstance(error, StageError) and error.__cause__ is not None else error
+
+
+def blame_as_it_came(error: BaseException, changed: Event, event: Event) -> None:
+    """Let an error of the event that a stage has ``changed`` blame the ``event`` that came: its sender knows no other.
+
+    Matters only if the change was to source or id.
+    """
+    cause = cause_of(error)
+    if isinstance(cause, EventError) and cause.key == changed.key:
+        cause.key = event.key
 
 
 def name_of_function(function: object, kind: str) -> str:

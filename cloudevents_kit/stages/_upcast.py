@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
@@ -13,6 +12,7 @@ from cloudevents_kit._contract import Handler, Outcome, log, name_of
 from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import remember
+from cloudevents_kit.stages._calls import called
 from cloudevents_kit.stages._stage import Stage, cause_of
 
 #: From this type, to that type, by a function that returns the new data, or the whole new event.
@@ -84,14 +84,12 @@ class _Upcast(Stage):
         try:
             while new.type in self._steps:
                 wanted, function = self._steps[new.type]
-                returned = function(new)
-                if inspect.isawaitable(returned):
-                    returned = await returned
-                new = _next(new, wanted, returned)
+                new = _next(new, wanted, await called(function, new))
         except Refusal:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a StageError
-            raise self.failure(error, event, began) from cause_of(error)
+            step = f"{new.type} to {self._steps[new.type][0]}"
+            raise self.failure(error, event, began).within(step) from cause_of(error)
         self.counts["upcast"] += 1
         return await call_next(new)
 
@@ -113,7 +111,8 @@ def upcast(*steps: Step, name: str | None = None) -> Stage:
     Each step is a tuple ``(old_type, new_type, function)``. The function gets the event as the steps before have left
     it, and returns the new data, which also drops the dataschema of the old, or the whole new event. The id, source
     and time stay in any case. One step follows the other, from wherever an event comes in. What a function raises
-    becomes a `StageError`. Raises ValueError for steps that go round in a circle or part.
+    becomes a `StageError`, in whose path the step is the last, as "a to b". Raises ValueError for steps that go round
+    in a circle or part.
     """
     return _Upcast(steps, name)
 

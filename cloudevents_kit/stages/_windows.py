@@ -54,6 +54,7 @@ class Watermark:
         "_clock",
         "_horizon",
         "_idle",
+        "_monotonic",
         "_newest",
         "_next",
         "ahead",
@@ -69,6 +70,7 @@ class Watermark:
         if not self.size:
             raise ValueError(f"size: must be at least a microsecond, not {size}")
         self._clock = clock
+        self._monotonic = clock.monotonic
         self._idle = idle
         #: Windows that start before it are over.
         self.over = NEVER
@@ -94,7 +96,7 @@ class Watermark:
         start = moment - moment % self.size
         if start < self.over:
             return "late"
-        self._arrived = self._clock.monotonic()
+        self._arrived = self._monotonic()
         if start > self._newest:  # noqa: PLR1730 - half the time of max()
             self._newest = start
         if moment >= self._next:

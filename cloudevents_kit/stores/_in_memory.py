@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from cloudevents_kit._errors import StoreError
-from cloudevents_kit.stages import MemoryWindowStore
 from cloudevents_kit.stores._store import Scope, Store
-from cloudevents_kit.stores.memory import MemoryDedupeStore, MemoryQueueStore
+from cloudevents_kit.stores.memory import MemoryDedupeStore, MemoryQueueStore, MemoryWindowStore
 from cloudevents_kit.stores.memory_dead_letters import MemoryDeadLetterStore
 from cloudevents_kit.stores.memory_journal import MemoryJournal
 from cloudevents_kit.stores.memory_outbox import MemoryOutboxStore

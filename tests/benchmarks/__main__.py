@@ -11,7 +11,7 @@ from typing import Final
 
 from .table import Row, environment, text, write_json
 
-_SUITES: Final = ("receiver", "sender", "codec", "memory")
+_SUITES: Final = ("receiver", "sender", "codec", "memory", "stages", "pipeline")
 
 
 def _suites(value: str) -> list[str]:

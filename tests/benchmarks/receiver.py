@@ -83,7 +83,7 @@ _WORKLOADS: Final = (
 
 
 @contextmanager
-def _running(case: Case) -> Iterator[Callable[[str], tuple[int, Child]]]:
+def running(case: Case) -> Iterator[Callable[[str], tuple[int, Child]]]:
     """All servers of a case, started together; a server that failed to start raises when it is asked for."""
     with ExitStack() as stack:
         started = {name: stack.enter_context(Child(serve, name)) for name in case.subjects}
@@ -120,7 +120,7 @@ def run(rounds: int, seconds: float, failures: list[str]) -> list[Row]:
     with asyncio.Runner(loop_factory=factory("fastest")) as runner:
         for workload in _WORKLOADS:
             case = workload.case()
-            with _running(case) as server:
+            with running(case) as server:
                 measure = _measure(workload, server, runner, seconds)
                 found += rows(case, alternate(case, measure, rounds, failures))
     return found

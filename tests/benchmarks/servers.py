@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
 from . import samples
 from .loops import HAS_OFFICIAL, HAS_UVLOOP, factory
-from .process import answer_on_loop
+from .process import SubjectError, answer_on_loop
 
+_EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "event_processing.py"
 _MAX_BODY: Final = 4 * 1024 * 1024
 
 Server = Callable[[], AbstractAsyncContextManager[int]]
@@ -93,6 +96,18 @@ async def kit() -> AsyncIterator[int]:
         yield receiver.port
 
 
+@asynccontextmanager
+async def pipeline() -> AsyncIterator[int]:
+    """The service of `examples/event_processing.py`, its metrics and pages included."""
+    spec = spec_from_file_location("event_processing", _EXAMPLE)
+    if spec is None or spec.loader is None:
+        raise SubjectError(f"{_EXAMPLE} is not there")
+    example = module_from_spec(spec)
+    spec.loader.exec_module(example)
+    async with example.Service().receiver() as receiver:
+        yield receiver.port
+
+
 # name -> (server, loop, whether its packages are installed)
 SERVERS: Final[dict[str, tuple[Server, str, bool]]] = {
     "bare aiohttp": (bare, "asyncio", True),
@@ -102,6 +117,8 @@ SERVERS: Final[dict[str, tuple[Server, str, bool]]] = {
     "official JSONFormat": (official_batch_format, "asyncio", HAS_OFFICIAL),
     "kit": (kit, "asyncio", True),
     "kit, uvloop": (kit, "uvloop", HAS_UVLOOP),
+    "pipeline": (pipeline, "asyncio", True),
+    "pipeline, uvloop": (pipeline, "uvloop", HAS_UVLOOP),
 }
 
 

@@ -120,7 +120,7 @@ DECIDED = {
     "CQ-16": "overflow is 0 and a math error",
     "CQ-20": "a backslash escapes only the quote around the string; a doubled quote is a parse error",
     "CQ-21": "an attribute named as a keyword, or of digits alone, cannot be addressed",
-    "CQ-25": "65536 characters, 8192 words and signs, 100 levels, 2**20 characters joined by CONCAT",
+    "CQ-25": "65536 characters, 8192 words and signs, 100 levels, 2**20 characters handled for an event",
     "CQ-26": "the characters that Unicode calls White_Space, no other",
     "SF-03": "names that no attribute can have are refused, too",
     "SF-06": "a filter has exactly one dialect, and its values are strings; anything else is refused",

@@ -280,6 +280,8 @@ TESTED: dict[str, tuple[str, ...]] = {
         "test_retries.py::test_the_longer_one_of_backoff_and_retry_after_counts",
         "test_retries.py::test_jitter_never_undercuts_retry_after",
         "../test_sender_retry.py::test_retry_after_holds_back_every_send",
+        "../test_sender_retry.py::test_other_refusals_hold_back_that_event_alone",
+        TRUTH_TABLE,
     ),
     "RT-04": (
         "test_retries.py::test_all_three_forms_of_a_date_are_read",

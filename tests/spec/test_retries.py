@@ -93,7 +93,7 @@ def test_the_longer_one_of_backoff_and_retry_after_counts(
 ) -> None:
     """RT-03."""
     policy = RetryPolicy(initial=backoff, jitter=False, max_retry_after=most, deadline=None)
-    for status in (429, 503):
+    for status in (409, 429, 503):
         assert next_delay(policy, 1, Nack(status=status, retryable=True, retry_after=float(header))) == wait
 
 

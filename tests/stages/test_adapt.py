@@ -116,4 +116,4 @@ def test_branches_have_names_that_differ() -> None:
         "a", "b", "Scripted", "branch",
     ]  # fmt: skip
     names = name_branches([("a", a), ("a 3", a), ("a", b), ("a", b)])
-    assert list(names) == ["a", "a 3", "a 3 3", "a 4"]
+    assert list(names) == ["a", "a 3", "a 2", "a 4"]

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from cloudevents_kit import Event, Retry, settle, wrap
 from cloudevents_kit.stages import (
-    MemoryWindowStore,
     count,
     distinct,
     sum_of,
 )
 from cloudevents_kit.stages._windows import moment_of, moment_of_event, text_of_moment
+from cloudevents_kit.stores.memory import MemoryWindowStore
 from tests.support.aggregates import at, clocked, take
 from tests.support.clock import START
 from tests.support.conformance_windows import CHECKS, Check

@@ -142,6 +142,60 @@ async def test_an_on_close_that_hangs_is_cut_off_at_the_stop(
     assert len(given) == 2
 
 
+class Stopped(BaseException):
+    """Some library's."""
+
+
+@pytest.mark.parametrize("how", [asyncio.CancelledError, Stopped, "hangs"])
+@virtual
+async def test_whatever_on_close_does_the_other_keys_are_handed_out_and_the_same_again(
+    clock: LoopClock, how: type[BaseException] | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: list[str] = []
+
+    async def publish(totals: Totals) -> None:
+        given.append(totals["key"])
+        if given == ["bad"] and isinstance(how, type):
+            raise how
+        if given == ["bad"]:
+            await asyncio.sleep(10**6)
+
+    stage = clocked(clock, by="subject", on_close=publish, idle=1, close_timeout=3)
+    handler = wrap(take, stage)
+    async with running(handler):
+        await handler(at(1, subject="bad"))
+        await handler(at(2, subject="good"))
+        await asyncio.sleep(30)
+        assert given == ["bad", "good", "bad"]
+        await handler(at(31, subject="good"))
+        await asyncio.sleep(30)
+    assert given == ["bad", "good", "bad", "good"]
+    assert stage.counts == {"unclosed": 1}
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, Stopped])
+@virtual
+async def test_a_store_that_ends_its_calls_as_if_cancelled_stalls_nothing(
+    clock: LoopClock, error: type[BaseException]
+) -> None:
+    given: list[Totals] = []
+    store = BrokenStore(error)
+    store.down = False
+    stage = clocked(clock, store=store, on_close=given.append, idle=1, at_stop="flush")
+    handler = wrap(take, stage)
+    async with running(handler):
+        await handler(at(1))
+        store.down = True
+        await asyncio.sleep(30)
+        assert given == []
+        store.down = False
+        await asyncio.sleep(60)
+        assert len(given) == 1
+        store.down = True
+    assert stage.counts["unclosed"] > 1
+
+
 @virtual
 async def test_a_store_that_is_down_does_not_keep_the_stage_from_stopping(clock: LoopClock) -> None:
     store = BrokenStore()

@@ -9,7 +9,6 @@ import pytest
 
 from cloudevents_kit import Event, Handler, Reject, settle, wrap
 from cloudevents_kit.stages import (
-    MemoryWindowStore,
     StageError,
     WindowStore,
     aggregate,
@@ -20,6 +19,7 @@ from cloudevents_kit.stages import (
     running,
     sum_of,
 )
+from cloudevents_kit.stores.memory import MemoryWindowStore
 from tests.support.aggregates import BrokenStore, at, clocked, take
 from tests.support.events import new, read
 from tests.support.virtual import LoopClock, virtual
@@ -95,7 +95,7 @@ async def test_what_cannot_be_counted_may_fail(
         await handler(event)
     assert caught.value.path == ("sums",)
     result = await settle(handler, event)
-    assert result.status == status  # type: ignore[union-attr]
+    assert result.status == status
 
 
 @virtual
@@ -127,6 +127,23 @@ async def test_a_store_that_fails_is_reported_and_the_window_closes_later(clock:
     store.down = False
     await handler(at(15))
     assert [one["closed"] for one in await stage.windows()] == [True, False]
+
+
+@virtual
+async def test_what_is_long_is_remembered_by_its_digest(clock: LoopClock) -> None:
+    store = MemoryWindowStore()
+    stage = clocked(clock, by="subject", store=store)
+    handler = wrap(take, stage)
+    long = "x" * 10**5
+    for given in ({"id": long}, {"id": long}, {"id": long + "y"}, {"id": "1", "source": long}, {"id": "1"}):
+        await handler(at(1, subject=long, **given))
+    (window,) = store._open.values()
+    kept = [*window.seen, *(name for names in window.seen.values() for name in names), *window.states]
+    assert max(map(len, kept)) < 100
+    found = await stage.query(long)
+    assert found is not None
+    assert (found["count"], stage.counts) == (4, {"repeated": 1})
+    assert found == await stage.query(found["key"])
 
 
 class Slow:
@@ -213,6 +230,7 @@ def by_type(event: Event) -> str:
         ({"ahead": float("inf")}, ValueError, "ahead: must be finite"),
         ({"idle": 0}, ValueError, "idle: must be above 0"),
         ({"grace": -1}, ValueError, "grace: must be"),
+        ({"close_timeout": 0}, ValueError, "close_timeout: must be above 0"),
         ({"without_time": "now"}, ValueError, "without_time: must be 'skip' or 'arrival'"),
         ({"on_error": "drop"}, ValueError, "on_error: must be 'skip' or 'fail'"),
         ({"at_stop": "drop"}, ValueError, "at_stop: must be 'keep' or 'flush'"),

@@ -239,6 +239,40 @@ async def test_it_refuses_events_when_it_is_not_open_and_can_be_opened_again() -
     assert stage.counts == {"refused": 3, "done": 2}
 
 
+@virtual
+async def test_who_opens_it_while_it_is_closed_waits_and_nothing_taken_afterwards_is_cut_off(clock: LoopClock) -> None:
+    slow = Slow(3)
+    stage = background(slow, limit=1, grace=4)
+    first, second = wrap(Seen().handler("next"), stage), wrap(Seen().handler("next"), stage)
+    one, two = running(first), running(second)
+    await one.__aenter__()
+    await settle(first, new(id="1"))
+    closing = asyncio.create_task(one.__aexit__(None, None, None))
+    await asyncio.sleep(1)
+    assert await settle(second, new()) == CLOSED
+    async with two:
+        assert clock.monotonic() == pytest.approx(3)
+        for name in "23":
+            assert await settle(second, new(id=name))
+        await closing
+        await asyncio.sleep(3.5)
+    assert slow.ended == [("1", "done"), ("2", "done"), ("3", "done")]
+    assert stage.counts == {"refused": 1, "done": 3}
+
+
+async def test_a_branch_that_ends_as_if_cancelled_has_failed() -> None:
+    async def stray(event: Event) -> None:
+        raise asyncio.CancelledError
+
+    reports = Reports()
+    stage = background(stray, report=reports)
+    handler = wrap(Seen().handler("next"), stage)
+    async with running(handler):
+        assert await settle(handler, new())
+    assert reports == [("1", Nack(status=500, reason="the branch was cancelled", retryable=True))]
+    assert stage.counts == {"failed": 1}
+
+
 async def test_it_may_be_part_of_two_chains() -> None:
     seen = Seen()
     stage = background(seen.handler("branch"))

@@ -488,6 +488,78 @@ async def test_a_close_that_comes_before_the_work_has_begun_answers_all() -> Non
 
 
 @virtual
+async def test_a_close_leaves_nobody_waiting_whose_neighbour_leaves_at_the_same_time() -> None:
+    rows = Rows()
+    rows.gate = asyncio.Event()
+    stage = stages.batch(rows, max_events=2, grace=1)
+    handler = wrap(ignore, stage)
+
+    async def one(number: int) -> None:
+        await handler(event(number))
+
+    async def group() -> None:  # when one has failed, the other is cancelled
+        async with asyncio.TaskGroup() as together:
+            for number in (1, 2):
+                together.create_task(one(number))
+
+    async with stages.running(handler):
+        first = start(handler, 0)
+        both = asyncio.ensure_future(group())
+        await turns()
+        last = start(handler, 3)
+        await turns()
+    assert statuses(await asyncio.gather(*first, *last)) == [503] * 2
+    with pytest.raises(ExceptionGroup):
+        await both
+    assert stage.pending == 0
+
+
+@virtual
+async def test_a_close_that_is_cancelled_while_it_waits_for_the_work_to_end_leaves_nobody_waiting() -> None:
+    async def work(events: Sequence[Event]) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(10)
+
+    stage = stages.batch(work, max_events=1, grace=1, timeout=None)
+    await stage.__aenter__()
+    tasks = start(wrap(ignore, stage), 0, 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(stage.__aexit__(), 2)
+    assert statuses(await asyncio.gather(*tasks)) == [503] * 2
+    assert stage.pending == 0
+
+
+@virtual
+async def test_a_chain_that_is_cancelled_while_it_leaves_has_left() -> None:
+    rows = Rows()
+    rows.gate = asyncio.Event()
+    stage = stages.batch(rows, max_events=1)
+    handler = wrap(ignore, stage)
+    loop = asyncio.get_running_loop()
+
+    async def come_and_go() -> None:
+        await stage.__aenter__()
+        loop.call_soon(second.cancel)
+        await stage.__aexit__()
+
+    await stage.__aenter__()
+    tasks = start(handler, 0)
+    await turns()
+    first = asyncio.ensure_future(stage.__aexit__())
+    await turns()
+    second = asyncio.ensure_future(come_and_go())
+    third = asyncio.ensure_future(stage.__aenter__())
+    await turns()
+    rows.gate.set()
+    await asyncio.wait((first, second, third))
+    assert statuses(await asyncio.gather(*tasks, *start(handler, 1))) == [204] * 2
+    await stage.__aexit__()
+    assert statuses(await asyncio.gather(*start(handler, 2))) == [503]
+
+
+@virtual
 async def test_a_close_that_is_cancelled_leaves_nobody_waiting() -> None:
     rows = Rows()
     rows.gate = asyncio.Event()

@@ -103,6 +103,20 @@ async def test_those_who_are_cancelled_while_they_wait_or_work_leave_no_gap() ->
 
 
 @virtual
+async def test_one_who_leaves_while_it_waits_makes_room_for_another() -> None:
+    room = Room()
+    guard = stages.bulkhead(1, max_waiting=1)
+    first, second = (start(wrap(room, guard), new(id=str(number))) for number in range(2))
+    await asyncio.sleep(0.1)
+    second.cancel()
+    await asyncio.sleep(0.1)
+    assert guard.status == {"inside": 1, "waiting": 0}
+    third = start(wrap(room, guard), new(id="2"))
+    await asyncio.gather(first, second, third, return_exceptions=True)
+    assert room.came == ["0", "2"]
+
+
+@virtual
 async def test_a_place_given_to_one_who_is_cancelled_in_the_same_moment_goes_to_the_next() -> None:
     room = Room()
     guard = stages.bulkhead(1, max_waiting=5)

@@ -209,7 +209,7 @@ async def test_a_load_of_a_loop_that_is_gone_holds_nobody_up() -> None:
     """A cache of a module outlives the loop of a test, or of `asyncio.run`; so may a load that was cut off in it."""
     customers = cached(Source(seconds=0), clock=None)
     gone = asyncio.new_event_loop()
-    left = customers._loading["ann"] = customers._start("ann", gone)
+    left = customers._loading["ann"] = customers._start("ann", "ann", gone)
     assert await customers("ann") == "ANN"
     assert customers._loading == {}
     left.task.cancel()
@@ -427,6 +427,23 @@ async def test_what_others_have_written_and_cannot_be_read_is_loaded() -> None:
     customers = cached(Source(Customer("Ann")), shared=shared, kind=Customer)
     assert await customers("ann") == Customer("Ann")
     assert customers.counts["shared_errors"] == 1
+
+
+async def test_keys_of_different_types_are_different_keys() -> None:
+    asked: list[Any] = []
+
+    async def load(key: Any) -> str:
+        asked.append(key)
+        return repr(key)
+
+    found: Cached[Any, str] = Cached(load)
+    keys: list[Any] = [1, True, 1.0, "1", (1, "a"), (True, "a"), (1, (1.0,)), (1, (1,)), None]
+    for _ in range(2):
+        assert [await found(key) for key in keys] == [repr(key) for key in keys]
+    assert list(map(repr, asked)) == list(map(repr, keys))
+    assert [found.get(key) for key in keys] == [repr(key) for key in keys]
+    found.forget(True)
+    assert (found.get(True), found.get(1)) == (None, "1")
 
 
 # Settings.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloudevents_kit import DataError, Event, Nack, Outcome, Reject, Retry, settle, stages, wrap
+from cloudevents_kit import DataError, Event, Handler, Nack, Outcome, Reject, Retry, RetryPolicy, settle, stages, wrap
 from cloudevents_kit._errors import StageError
 from tests.support.clock import START
 from tests.support.events import new
@@ -294,12 +294,113 @@ async def test_what_ends_after_its_circuit_was_forgotten_changes_nothing(clock: 
     assert list(guard._closed) == ["b"]
 
 
-@pytest.mark.parametrize("key", [lambda event: 1 / 0, lambda event: []], ids=["fails", "unhashable"])
-async def test_a_key_that_cannot_be_had_is_a_failure_of_the_stage(key: Any) -> None:
+async def test_a_key_that_cannot_be_had_is_a_failure_of_the_stage() -> None:
     target = Target()
     with pytest.raises(StageError) as caught:
-        await wrap(target, stages.circuit_breaker(key=key, name="guard"))(new())
+        await wrap(target, stages.circuit_breaker(key=lambda event: 1 / 0, name="guard"))(new())
     assert (caught.value.path, target.called) == (("guard",), 0)
+
+
+@pytest.mark.parametrize("value", [[], {}, [1]])
+async def test_a_peer_that_sends_no_single_value_as_key_is_refused_for_good(value: object) -> None:
+    guard = stages.circuit_breaker(key=stages.field("data.key"))
+    result = await settle(wrap(Target(), guard), new(data={"key": value}))
+    assert result == Nack(status=422, reason="the key of this event is no single value (circuit_breaker)")
+    assert guard.counts == {"refused": 1}
+
+
+# What counts as a failure.
+
+
+def full() -> stages.Stage:
+    """A stage that lets nothing in."""
+    guard = stages.bulkhead(1)
+    guard._inside = 1
+    return guard
+
+
+def tripped(error: Exception) -> stages.CircuitBreaker:
+    guard = stages.circuit_breaker(failures=1)
+    guard._fail(None, guard._enter(None), 0)
+    return guard
+
+
+OWN_REFUSALS: dict[str, Any] = {
+    "bulkhead": full,
+    "breaker": lambda: tripped(OSError()),
+    "not open": stages.queue,
+    "background": lambda: stages.background(Target()),
+    "retried": lambda: stages.chain(stages.retry(RetryPolicy(attempts=2, initial=0)), full()),
+    "both branches": lambda: stages.first_of(full(), stages.queue()),
+}
+
+
+@pytest.mark.parametrize("make", OWN_REFUSALS.values(), ids=OWN_REFUSALS)
+async def test_what_another_stage_does_not_let_in_says_nothing_of_the_target(make: Any) -> None:
+    guard, target = stages.circuit_breaker(failures=1), Target()
+    handler = wrap(target, guard, make())
+    for _ in range(3):
+        with pytest.raises((Retry, StageError)):
+            await handler(new())
+        assert target.called == 0
+    assert (guard.state(), dict(guard.counts)) == ("closed", {})
+
+
+async def status(handler: Handler) -> int:
+    result: Any = await settle(handler, new())
+    return int(result.status)
+
+
+async def test_limits_and_conflicts_further_in_say_nothing_of_the_target() -> None:
+    guard = stages.circuit_breaker(failures=1)
+    handler = wrap(Target(), guard, stages.rate_limit(1, mode="refuse"))
+    assert [await status(handler) for _ in range(4)] == [204, 429, 429, 429]
+    slow = Target(takes=60)
+    handler = wrap(slow, guard, stages.deduplicate())
+    first = asyncio.create_task(settle(handler, new()))
+    await asyncio.sleep(0)
+    assert [await status(handler) for _ in range(3)] == [409] * 3
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert guard.state() == "closed"
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (OSError(), True),
+        (TimeoutError(), True),
+        (Retry(), True),
+        (Retry(status=500), True),
+        (Retry(status=429), False),
+        (Retry(status=409), False),
+        (Reject(), False),
+        (ExceptionGroup("", [Reject(), OSError()]), True),
+        (ExceptionGroup("", [Reject(), Retry(status=429)]), False),
+    ],
+    ids=lambda value: f"{value!r} {getattr(value, 'status', '')}",
+)
+async def test_a_refusal_counts_only_if_it_says_that_the_target_is_in_trouble(error: Exception, counts: bool) -> None:
+    guard = stages.circuit_breaker(failures=1)
+    with pytest.raises(type(error)):
+        await wrap(Target(error), guard)(new())
+    assert guard.state() == ("open" if counts else "closed")
+
+
+async def test_an_answer_that_is_awaitable_is_told_with_the_error_and_counts() -> None:
+    async def later(error: Exception) -> bool:
+        return False
+
+    def deferred(error: Exception) -> Any:
+        return later(error)
+
+    guard = stages.circuit_breaker(failures=1, is_failure=deferred)
+    with pytest.raises(StageError) as caught:
+        await wrap(Target(Reject()), guard)(new())
+    group: Any = caught.value.__cause__
+    assert [type(one) for one in group.exceptions] == [Reject, TypeError]
+    assert guard.state() == "open"
 
 
 # Settings.
@@ -318,6 +419,16 @@ def test_it_describes_itself() -> None:
 def test_settings_that_make_no_sense_are_refused(name: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=name):
         stages.circuit_breaker(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["key", "is_failure"])
+def test_what_must_answer_at_once_is_not_async(name: str) -> None:
+    async def later(_: object) -> bool:
+        return True
+
+    arguments: dict[str, Any] = {name: later}
+    with pytest.raises(TypeError, match=f"{name}: must be a plain function, not an async one"):
+        stages.circuit_breaker(**arguments)
 
 
 # Any interleaving.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cloudevents_kit import DataError, Event
 from cloudevents_kit.stages import Condition, RuleError
-from cloudevents_kit.stages._conditions import compile_all, compile_condition, read_when
+from cloudevents_kit.stages._conditions import Group, compile_all, compile_condition, read_when
 from cloudevents_kit.stages._operators import OPERATORS
 from tests.support.events import new, read
 from tests.support.rules import Cell, at, documented, holds
@@ -245,6 +245,7 @@ WRONG: list[tuple[tuple[Any, ...], str]] = [
     (("x", "gt", datetime(2026, 1, 1)), "value: must carry an offset"),  # noqa: DTZ001
     (("time", "gt", "yesterday"), "value: must be a time of RFC 3339 (for example"),
     (("time", "gt", 5), "value: must be a time of RFC 3339"),
+    (("time", "gt", "0000-01-01T00:00:00Z"), "value: lies outside what datetime can hold"),
     (("x", "gt", True), "value: must be a number, text or a time"),
     (("data.x", "lte", None), "value: must be a number, text or a time"),
     (("x", "in", "ab"), "value: must be a list, not str"),
@@ -301,6 +302,33 @@ WRONG_GROUPS: list[tuple[Any, str]] = [
     ([nested(0)] * 201, "when: has more than 200 conditions"),
     ([{"any": [nested(0)] * 150}, {"any": [nested(0)] * 150}], "when: has more than 200 conditions"),
 ]
+
+
+def test_a_list_may_hold_values_of_every_kind() -> None:
+    test = compile_condition(Condition("data.x", "in", [True, None, 1, "a"]))
+    found: list[Any] = [True, False, None, 1, 1.0, 0, "a", "b", []]
+    assert [test(new(data={"x": value}), []) for value in found] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+        *[False, True],
+        *[False] * 2,
+    ]
+
+
+def test_a_group_is_joined_by_all_or_any() -> None:
+    with pytest.raises(RuleError, match=r"^join: must be 'all' or 'any', not 'none'"):
+        Group("none", (Condition("x", "exists"),))  # type: ignore[arg-type]
+
+
+def test_conditions_that_hold_one_another_are_counted_while_they_are_read() -> None:
+    many: Any = [nested(0)] * 100
+    for _ in range(7):
+        many = [{"any": many}] * 100
+    with pytest.raises(RuleError, match=r"^when: has more than 200 conditions"):
+        read_when(many)
 
 
 @pytest.mark.parametrize(("when", "message"), WRONG_GROUPS, ids=range(len(WRONG_GROUPS)))

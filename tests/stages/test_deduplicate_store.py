@@ -58,7 +58,8 @@ def test_without_its_store_it_processes_unguarded_if_told_to(how: str) -> None:
     async def test() -> None:
         store, handler, stage, chain = remote(on_store_error="process")
         store.broken["claim"] = how
-        assert [await settle(chain, new()) for _ in range(2)] == [Ack(status=204)] * 2
+        async with stages.running(chain):
+            assert [await settle(chain, new()) for _ in range(2)] == [Ack(status=204)] * 2
         assert (handler.calls, stage.counts) == (2, {"unguarded": 2, "store_errors": 2})
 
     test()
@@ -86,7 +87,7 @@ def test_a_commit_that_fails_is_never_silent(how: str, policy: Any, caplog: pyte
         stage.attach(seen, Seen(seen))
         store.broken["commit"] = how
         result = await settle(chain, new())
-        assert result.status == (503 if policy == "refuse" else 204)  # type: ignore[union-attr]
+        assert result.status == (503 if policy == "refuse" else 204)
         assert result.is_ack is (policy == "process")
         assert stage.counts["uncommitted"] == 1
         assert "stage deduplicate: handled, but not kept as such: id='1' source='/s' type='t'" in caplog.messages
@@ -105,8 +106,8 @@ def test_a_release_that_fails_leaves_the_claim_to_its_lease(how: str) -> None:
         store, handler, stage, chain = remote(lease=30)
         handler.ends = [ValueError()]
         store.broken["release"] = how
-        assert (await settle(chain, new())).status == 500  # type: ignore[union-attr]
-        assert (await settle(chain, new())).status == 409  # type: ignore[union-attr]
+        assert (await settle(chain, new())).status == 500
+        assert (await settle(chain, new())).status == 409
         await asyncio.sleep(30)
         assert await settle(chain, new()) == Ack(status=204)
         assert stage.counts == {"unreleased": 1, "conflict": 1}
@@ -114,7 +115,80 @@ def test_a_release_that_fails_leaves_the_claim_to_its_lease(how: str) -> None:
     test()
 
 
-@pytest.mark.parametrize("how", ["raises", "hangs", ""])
+@pytest.mark.parametrize("policy", ["refuse", "process"])
+def test_a_claim_whose_answer_is_lost_is_released(policy: Any) -> None:
+    @virtual
+    async def test() -> None:
+        store, _, stage, chain = remote(on_store_error=policy, store_timeout=0.5)
+        store.slow["claim"] = "after"
+        assert (await settle(chain, new())).is_ack is (policy == "process")
+        await turns()
+        assert await settle(chain, new()) == Ack(status=204)
+        assert stage.counts["conflict"] == 0
+
+    test()
+
+
+def test_a_handler_keeps_its_claim_while_other_chains_come_and_go() -> None:
+    @virtual
+    async def test() -> None:
+        _, handler, stage, chain = remote(lease=30, store_timeout=1)
+        async with stages.running(chain):
+            async with stages.running(wrap(handler.handle, stage)):
+                handler.gate.clear()
+                first = asyncio.create_task(settle(chain, new()))
+                await asyncio.sleep(15)  # the claim has been extended once
+            await asyncio.sleep(100)
+            assert (await settle(chain, new())).status == 409
+            handler.gate.set()
+            assert await first == Ack(status=204)
+        assert stage.counts == {"conflict": 1}
+
+    test()
+
+
+def test_a_handler_that_ends_while_its_claim_is_extended_disturbs_nothing() -> None:
+    @virtual
+    async def test() -> None:
+        store, handler, stage, chain = remote(lease=30)
+        handler.gate.clear()
+        first = asyncio.create_task(settle(chain, new()))
+        await asyncio.sleep(1)
+        store.slow["claim"] = "before"
+        await asyncio.sleep(9.5)
+        handler.gate.set()
+        assert await first == Ack(status=204)
+        assert await store.kept.claim("2:/s1", "other", 1) == b""
+        assert not stage.counts
+
+    test()
+
+
+def test_a_stage_that_is_opened_while_it_closes_keeps_its_new_claims() -> None:
+    @virtual
+    async def test() -> None:
+        store, handler, stage, chain = remote(lease=30, store_timeout=1)
+        handler.ends = [ValueError()]
+        store.slow["release"] = "before"
+        await stage.__aenter__()  # type: ignore[attr-defined]
+        gone = asyncio.create_task(settle(chain, new()))
+        await asyncio.sleep(0.1)
+        closing = asyncio.create_task(stage.__aexit__())  # type: ignore[attr-defined]
+        await turns(2)
+        async with stages.running(chain):
+            handler.gate.clear()
+            first = asyncio.create_task(settle(chain, new(id="2")))
+            await closing
+            await asyncio.sleep(100)
+            assert (await settle(chain, new(id="2"))).status == 409
+            handler.gate.set()
+            assert await first == Ack(status=204)
+            await gone
+
+    test()
+
+
+@pytest.mark.parametrize("how", ["raises", "cancelled", "hangs", ""])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_lease_that_runs_out_is_counted_and_logged(how: str, fails: bool, caplog: pytest.LogCaptureFixture) -> None:
     """K-D1: whoever took the event over is not disturbed."""

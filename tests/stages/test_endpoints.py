@@ -55,7 +55,7 @@ ENDPOINTS: Endpoints = {
     "/shown/fail-later": fail_later,
     "/shown/for-ever": for_ever,
     "/shown/refuse": refuse,
-    "/shown/busy": lambda query: (_ for _ in ()).throw(Retry(reason="not yet")),
+    "/shown/busy": lambda query: (_ for _ in ()).throw(Retry(7, reason="not yet")),
     "/shown/odd": lambda query: object(),
 }
 
@@ -141,13 +141,14 @@ async def test_an_endpoint_may_refuse(kind: str) -> None:
         ):
             answer = await ask(port, get(prefix + path))
             assert (answer.status, problem(answer)["detail"]) == (status, reason)
+            assert answer.header("retry-after") == ("7" if path == "/shown/busy" else None)
 
 
 @ALL
 async def test_an_endpoint_that_never_ends_is_given_up(kind: str) -> None:
     async with serving(kind, ENDPOINTS, handler_timeout=0.05) as (port, prefix):
         answer = await ask(port, get(f"{prefix}/shown/for-ever"))
-        assert (answer.status, problem(answer)["detail"]) == (500, "the endpoint failed")
+        assert (answer.status, problem(answer)["detail"]) == (503, "the endpoint ran out of time")
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,7 @@ async def test_an_endpoint_that_never_ends_is_given_up(kind: str) -> None:
         ({1: ignore}, TypeError, "endpoints: must be a str"),
         ({"/shown": None}, TypeError, "endpoints: must be callable"),
         ({"/healthz": ignore}, ValueError, "endpoints: /healthz: there is something else at this path"),
+        ({"/shown/{id}": ignore}, ValueError, "endpoints: /shown/{id}: a path has no variable parts"),
         ({"/in": ignore}, ValueError, "endpoints: /in: there is something else at this path"),
     ],
 )

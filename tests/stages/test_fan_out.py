@@ -56,6 +56,14 @@ async def test_every_branch_has_its_result_and_the_event_goes_on(limit: int | No
     assert stage.counts == {}
 
 
+async def test_a_branch_that_is_gone_does_not_close_the_receiver() -> None:
+    seen = Seen()
+    stage = fan_out({"a": seen.handler("a"), "b": seen.failing("b", Reject("retired", 410))})
+    assert await settle(wrap(seen.handler("next"), stage), new()) == Nack(
+        status=422, reason="1 of 2 branches failed: b (410)"
+    )
+
+
 @LIMITS
 async def test_with_policy_all_one_failure_refuses_the_event_with_a_result_per_branch(limit: int | None) -> None:
     """K-C6: the others have run, and the failed ones are named."""
@@ -227,6 +235,40 @@ async def test_a_branch_that_was_cancelled_by_somebody_else_has_failed() -> None
 
     result = await settle(wrap(Seen().handler("next"), fan_out({"a": cancel, "b": run}, limit=2)), new())
     assert result == Nack(status=500, reason="1 of 2 branches failed: b (500)", retryable=True)
+
+
+async def stray(event: Event) -> None:
+    """End as if cancelled."""
+    task = asyncio.create_task(asyncio.sleep(10))
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("names", [("stray", "slow"), ("slow", "stray"), ("stray", "stray 2", "slow")], ids=repr)
+@LIMITS
+@virtual
+async def test_a_branch_that_ends_as_if_cancelled_has_failed_and_harms_no_other(
+    limit: int | None, names: tuple[str, ...]
+) -> None:
+    slow, seen, reports = Slow(5), Seen(), Reports()
+    branches: dict[str, Branch] = {name: slow if name == "slow" else stray for name in names}
+    stage = fan_out(branches, limit=limit, policy="best_effort", report=reports)
+    assert await settle(wrap(seen.handler("next"), stage), new())
+    assert (slow.ends, seen) == (["done"], ["next"])
+    ((_, results),) = reports
+    cut_off = Nack(status=500, reason="the branch was cancelled", retryable=True)
+    assert results == {name: Ack() if name == "slow" else cut_off for name in names}
+    assert not other_tasks()
+
+
+async def test_a_report_cannot_change_the_results() -> None:
+    def report(event: Event, results: Any) -> None:
+        results.clear()
+
+    stage = fan_out({"a": Seen().failing("a", OSError())}, report=report)
+    assert isinstance(await settle(wrap(Seen().handler("next"), stage), new()), Nack)
+    assert stage.counts == {"failed.a": 1, "report_failed": 1, "refused": 1}
 
 
 @pytest.mark.parametrize("report", BROKEN)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit import ACCEPTED, Ack, Nack, Reject, Retry, Undelivered, settle, wrap
+from cloudevents_kit import ACCEPTED, Ack, Event, Nack, Reject, Retry, Undelivered, settle, wrap
 from cloudevents_kit.stages import PASS, StageError, first_of, transform
 from tests.support.branches import DOWN, Seen, Slow, broken, other_tasks
 from tests.support.events import new
@@ -105,6 +105,20 @@ async def test_what_is_behind_the_error_of_a_stage_counts_as_well() -> None:
     assert seen == ["b"]
 
 
+async def test_a_branch_that_ends_as_if_cancelled_has_failed() -> None:
+    async def stray(event: Event) -> None:
+        raise asyncio.CancelledError
+
+    seen = Seen()
+    stage = first_of(stray, seen.handler("b"))
+    await wrap(seen.handler("next"), stage)(new())
+    assert (seen, stage.counts) == (["b"], {"fell_back": 1})
+    with pytest.raises(StageError) as caught:
+        await wrap(seen.handler("next"), first_of(stray))(new())
+    group: Any = caught.value.__cause__
+    assert str(group.exceptions[0]) == "the branch was cancelled"
+
+
 @virtual
 async def test_when_cancelled_the_next_branch_is_not_begun() -> None:
     """K-P7: 50 events at once."""
@@ -126,7 +140,7 @@ def test_it_describes_itself() -> None:
     a, b = seen.handler("a"), seen.sink("b")
     stage = first_of(a, b, a, PASS, only=(OSError, Reject), name="x")
     assert (stage.kind, stage.name) == ("first_of", "x")
-    assert stage.branches == {"a": a, "Scripted": b, "a 3": a}
+    assert stage.branches == {"a": a, "Scripted": b, "a 2": a}
     assert dict(stage.parameters) == {"only": ["OSError", "Reject"]}
     assert first_of(a).parameters == {}
 

@@ -172,6 +172,43 @@ async def test_enrich_that_fails_half_way_leaves_the_event_as_it_was(
     assert record.exc_info is not None
 
 
+@both
+@pytest.mark.parametrize("error", [Retry(), Retry(7, "limit", 429), OSError()], ids=repr)
+async def test_enrich_keeps_the_event_that_a_lookup_wants_to_see_later(form: Form, error: Exception) -> None:
+    """K-P1: only what is final is a verdict about the event."""
+    stage = stages.enrich(form(lambda event: _raise(error)), mark="enriched")
+    seen = await passes(stage)
+    assert seen is not None
+    assert (seen["enriched"], stage.counts) == (False, {"failed": 1})
+    with pytest.raises((type(error), StageError)) as caught:
+        await passes(stages.enrich(form(lambda event: _raise(error)), on_error="fail"))
+    assert error in {caught.value, caught.value.__cause__}
+
+
+@both
+async def test_a_final_verdict_of_a_lookup_holds(form: Form) -> None:
+    stage = stages.enrich(form(lambda event: _raise(Reject("unknown customer"))))
+    assert await settle(wrap(Handler(), stage), EVENT) == Nack(status=422, reason="unknown customer")
+    assert stage.counts == {}
+
+
+async def test_a_lookup_that_is_guarded_does_not_stop_the_event() -> None:
+    async def lookup(event: Event) -> None:
+        raise ConnectionError
+
+    guarded: Any = wrap(lookup, stages.circuit_breaker(failures=2))
+    stage = stages.enrich(guarded)
+    for _ in range(4):
+        assert await passes(stage) is EVENT
+    assert stage.counts == {"failed": 4}
+
+
+@pytest.mark.parametrize("mark", ["id", "specversion", "time", "partitionkey", "deprecated", "authid", "tracestate"])
+def test_a_mark_is_an_extension_of_ones_own(mark: str) -> None:
+    with pytest.raises(ValueError, match=f"mark: {mark} has a meaning of its own"):
+        stages.enrich(lambda event: None, mark=mark)
+
+
 async def test_a_mark_tells_whether_the_event_was_enriched() -> None:
     """K-P1: also for the one whose enrichment failed."""
 
@@ -347,3 +384,20 @@ async def test_one_stage_may_be_part_of_several_chains() -> None:
     await asyncio.gather(one(EVENT), two(new(id="2")), two(EVENT))
     assert (len(first.events), len(second.events)) == (1, 1)
     assert stage.counts == {"dropped": 1}
+
+
+@pytest.mark.parametrize("change", [{"source": "/elsewhere"}, {"id": "another"}, {"subject": "s"}])
+@pytest.mark.parametrize("after", [(), (stages.tap(lambda event: event.as_type(str)),)])
+async def test_data_that_does_not_fit_is_the_events_fault_whatever_a_stage_made_of_it(
+    change: dict[str, Any], after: tuple[Stage, ...]
+) -> None:
+    async def typed(event: Event) -> None:
+        event.as_type(str)
+
+    async def other(event: Event) -> None:
+        new(id="not this one", data=5).as_type(str)
+
+    handler = wrap(typed, stages.transform(lambda event: event.evolve(**change)), *after)
+    assert (await settle(handler, EVENT)).status == 422
+    handler = wrap(other, stages.transform(lambda event: event.evolve(**change)))
+    assert (await settle(handler, EVENT)).status == 500

@@ -1,9 +1,12 @@
+from time import process_time
+
 import pytest
 
 from cloudevents_kit.stages import DedupeStore
-from cloudevents_kit.stores.memory import MemoryDedupeStore
+from cloudevents_kit.stores.memory import MemoryDedupeStore, MemoryQueueStore
 from tests.support.clock import ManualClock
 from tests.support.conformance import DedupeStoreConformance
+from tests.support.events import new
 
 
 class TestMemoryDedupeStore(DedupeStoreConformance):
@@ -81,3 +84,43 @@ def test_a_limit_that_makes_no_sense_is_refused(given: dict[str, int]) -> None:
 
 def test_it_says_that_it_forgets() -> None:
     assert "forgotten at a restart" in (MemoryDedupeStore.__doc__ or "")
+
+
+def test_what_nobody_claims_any_more_can_be_committed_once() -> None:
+    store = MemoryDedupeStore(clock=ManualClock())
+    assert store.take("a", "mine", 100) is None
+    store.drop("a", "mine")
+    assert store.keep("a", "mine", b"", 100)
+    assert not store.keep("a", "mine", b"other", 100)
+
+
+async def test_an_event_is_queued_in_the_same_time_however_many_are_there() -> None:
+    store = MemoryQueueStore()
+    events = [new(id=str(number)) for number in range(20_000)]
+    began = process_time()
+    for event in events:
+        assert await store.put(event, key=None, capacity=20_000)
+    assert process_time() - began < 2  # it would be 7 s, if each looked at all the others
+    assert len(store) == 20_000
+    assert not await store.put(new(id="one more"), key=None, capacity=20_000)
+
+
+async def lease(store: MemoryQueueStore) -> str:
+    leased = await store.lease(10)
+    assert leased is not None
+    return leased[0]
+
+
+async def test_what_is_parked_or_done_makes_room() -> None:
+    store = MemoryQueueStore()
+    for number in range(2):
+        assert await store.put(new(id=str(number)), key=None, capacity=2)
+    first, second = await lease(store), await lease(store)
+    assert await store.nack(first, delay=0)
+    assert len(store) == 2
+    assert await store.nack(await lease(store), delay=None)
+    assert (len(store), [event.id for event in store.parked]) == (1, ["0"])
+    assert await store.ack(second)
+    assert len(store) == 0
+    assert await store.put(new(id="0"), key=None, capacity=1)  # parked no more
+    assert (len(store), store.parked) == (1, [])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit import ACCEPTED, Event, Handler, Outcome, Reject, Retry, settle, stages, wrap
+from cloudevents_kit import ACCEPTED, Event, Handler, HandlerSink, Outcome, Reject, Retry, settle, stages, wrap
 from cloudevents_kit.stages import Metrics, Stage, observe, running, stage, tap
 from tests.support.clock import ManualClock
 from tests.support.events import new
@@ -220,6 +220,34 @@ async def test_an_observed_handler_may_be_part_of_another_one() -> None:
         await handler(EVENT)
         assert inner.endings == [(first.name, "done"), ("-", expected)]
         assert outer.endings == [(first.name, "done"), ("tap", "done"), ("-", expected)]
+
+
+async def test_what_becomes_of_another_event_is_not_the_fate_of_the_one_that_caused_it() -> None:
+    audit = HandlerSink(end, Noting("dropped"))
+    notes = Notes()
+    handler = observe(wrap(end, tap(lambda _: audit.send(new(id="other")))), notes)
+    assert await settle(handler, EVENT)
+    assert notes.endings == [("tap", "done"), ("-", "acked")]
+
+
+async def test_a_stage_tells_nobody_any_more_when_the_observed_chain_was_closed() -> None:
+    """It may live on in others, and many may have observed it."""
+    shared, first, then = tap(lambda event: None), Notes(), Notes()
+    one, two = observe(wrap(end, shared), first), observe(wrap(end, shared), then)
+    async with running(one), running(two):
+        pass
+    await settle(wrap(end, shared), EVENT)
+    assert first.endings == then.endings == []
+    assert shared.record is None
+    async with running(one):
+        await one(EVENT)
+    assert first.endings == [("tap", "done"), ("-", "acked")]
+    assert then.endings == []
+
+
+def test_what_all_chains_share_is_not_observed() -> None:
+    observe(wrap(end, stages.race(stages.PASS, end)), Notes())
+    assert stages.PASS.record is None
 
 
 async def test_a_stage_of_two_chains_tells_a_hook_once() -> None:

@@ -314,6 +314,24 @@ async def test_a_predicate_that_fails_is_reported_with_the_error() -> None:
     assert result.retryable
 
 
+async def test_a_predicate_that_answers_later_never_acknowledges() -> None:
+    async def later(error: Exception) -> bool:
+        return True
+
+    def deferred(error: Exception) -> Any:
+        return later(error)
+
+    any_on_error: Any = stages.on_error
+    with pytest.raises(TypeError, match="only: must be a plain function, not an async one"):
+        any_on_error("ack", only=later)
+    guard = any_on_error("ack", only=deferred)
+    with pytest.raises(StageError) as caught:
+        await wrap(failing(OSError()), guard)(new())
+    group: Any = caught.value.__cause__
+    assert [type(one) for one in group.exceptions] == [OSError, TypeError]
+    assert dict(guard.counts) == {}
+
+
 def test_it_describes_itself() -> None:
     assert stages.on_error("ack").parameters == {"action": "ack", "timeout": 10.0}
     assert stages.on_error(Letters(), timeout=3).parameters == {"action": "hook", "timeout": 3}

@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit import Event, Nack, Reject, Result, Retry, Undelivered, current_event, settle, stages, wrap
+from cloudevents_kit import (
+    Event,
+    Nack,
+    Receiver,
+    Reject,
+    Result,
+    Retry,
+    Sender,
+    Undelivered,
+    current_event,
+    settle,
+    stages,
+    wrap,
+)
 from tests.support.events import new, read
 from tests.support.virtual import LoopClock, virtual
 
@@ -83,11 +96,24 @@ async def test_events_without_a_key_are_not_ordered(clock: LoopClock) -> None:
     assert clock.monotonic() == 1
 
 
-@pytest.mark.parametrize("key", [lambda event: [], lambda event: event["missing"]], ids=["unhashable", "raises"])
-async def test_a_key_function_that_fails_is_a_failure_of_the_stage(key: Any) -> None:
+async def test_a_key_function_that_fails_is_a_failure_of_the_stage() -> None:
     with pytest.raises(stages.StageError) as caught:
-        await wrap(Work(), stages.order(key=key))(new())
-    assert isinstance(caught.value.__cause__, TypeError | KeyError)
+        await wrap(Work(), stages.order(key=lambda event: event["missing"]))(new())
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+async def test_a_peer_that_sends_no_single_value_as_key_is_refused_for_good() -> None:
+    handler = wrap(Work(), stages.order(key=stages.field("data.key")))
+    results = [await settle(handler, event) for event in (new(data={"key": []}), new(data={"key": {}}))]
+    assert statuses(results) == [422, 422]
+
+
+def test_a_key_function_is_not_async() -> None:
+    async def later(event: Event) -> str:
+        return "key"
+
+    with pytest.raises(TypeError, match="key: must be a plain function, not an async one"):
+        stages.order(key=later)  # type: ignore[arg-type]
 
 
 async def test_a_key_function_may_refuse() -> None:
@@ -113,7 +139,7 @@ async def test_skip_lets_the_next_one_go_on_and_the_sender_learns_of_the_failure
 async def test_block_refuses_what_is_behind_until_the_failed_one_came_again(clock: LoopClock) -> None:
     """K-D7: block; what was sent back goes on in its order, whatever the order in which it comes again."""
     work = Work(A1=Retry(), B1=Reject())
-    stage = stages.order(on_failure="block", retry_after=7, clock=clock)
+    stage = stages.order(on_failure="block", hold=0, retry_after=7, clock=clock)
     handler = wrap(work, stage)
     first = await asyncio.gather(*start(handler, "A1", "A2", "A3", "B1", "B2"))
     assert statuses(first) == [503, 409, 409, 422, 204]  # what was rejected for good blocks nothing
@@ -125,9 +151,12 @@ async def test_block_refuses_what_is_behind_until_the_failed_one_came_again(cloc
     assert statuses(await asyncio.gather(*start(handler, "A4", "A3", "A2"))) == [409] * 3
     work.fails.clear()
     again = start(handler, "A3", "A1", "A2", "A4", "A3")  # the first A3 is too early
-    assert statuses(await asyncio.gather(*again)) == [409, 204, 204, 409, 204]
-    assert stage.blocked == {"A": ("/s", "A4")}
-    assert statuses(await asyncio.gather(*start(handler, "A5", "A4", "A5"))) == [409, 204, 204]
+    assert statuses(await asyncio.gather(*again)) == [409, 204, 204, 204, 204]
+    work.fails["A5"] = Retry()
+    assert statuses(await asyncio.gather(*start(handler, "A5"))) == [503]
+    assert stage.blocked == {"A": ("/s", "A5")}
+    work.fails.clear()
+    assert statuses(await asyncio.gather(*start(handler, "A5"))) == [204]
     done = [line for line in work.diary if line.startswith("A") and line.endswith("out")]
     assert done == ["A1 out", "A2 out", "A3 out", "A4 out", "A5 out"]
     assert stage.status["keys"] == 0
@@ -283,6 +312,197 @@ async def test_what_the_function_does_not_take_is_to_be_sent_again_and_both_erro
     assert [type(one) for one in caught.value.__cause__.exceptions] == [Reject, OSError]
 
 
+# ------------------------------------------------------------------------------------------ held while one is away
+
+
+async def test_followers_are_held_until_the_failed_one_is_back_and_all_are_acknowledged() -> None:
+    """K-D7: with a sender that has no settings, over HTTP."""
+    failed: list[int] = []
+    done: list[int] = []
+
+    async def work(event: Event) -> None:
+        await asyncio.sleep(0.002)
+        if event.data == 2 and not failed:
+            failed.append(2)
+            raise ConnectionError("one hiccup")
+        done.append(event.data)
+
+    stage = stages.order(on_failure="block")
+    async with Receiver(work, stage, port=0) as receiver, Sender(receiver.url) as sender:
+        results = await asyncio.gather(
+            *(sender.send(Event(type="t", source="/s", partitionkey="k", data=number)) for number in range(20))
+        )
+    assert statuses(results) == [204] * 20
+    assert sum(len(one.attempts) for one in results) == 21
+    assert done == list(range(20))
+    assert stage.counts == {"blocked": 1}
+
+
+@virtual
+async def test_a_follower_is_held_for_so_long_and_those_that_come_later_are_refused_at_once(clock: LoopClock) -> None:
+    work = Work({"A1": 0}, A1=Retry())
+    stage = stages.order(on_failure="block", hold=5, clock=clock)
+    handler = wrap(work, stage)
+    first, *held = start(handler, "A1", "A2", "A3")
+    assert statuses([await first]) == [503]
+    await asyncio.sleep(3)
+    held += start(handler, "A4")
+    assert statuses(await asyncio.gather(*held)) == [409] * 3
+    assert clock.monotonic() == 5
+    assert statuses(await asyncio.gather(*start(handler, "A5", "A2"))) == [409] * 2
+    assert clock.monotonic() == 5
+    assert statuses(await asyncio.gather(*start(handler, "A1"))) == [503]  # it fails again, and nobody is held again
+    assert statuses(await asyncio.gather(*start(handler, "A2"))) == [409]
+    assert clock.monotonic() == 5
+    assert stage.counts == {"blocked": 2, "refused": 6}
+
+    work.fails.clear()
+    assert statuses(await asyncio.gather(*start(handler, "A3", "A5", "A4", "A1", "A2"))) == [409] * 3 + [204] * 2
+    assert statuses(await asyncio.gather(*start(handler, "A5", "A4", "A3"))) == [204] * 3  # held for one another
+    assert [line for line in work.diary if line.endswith("out")] == [f"A{number} out" for number in range(1, 6)]
+    assert stage.status["keys"] == 0
+
+
+@virtual
+async def test_what_fails_again_and_again_holds_the_others_for_the_same_time(clock: LoopClock) -> None:
+    work = Work({"A1": 0.5}, A1=Retry())
+    handler = wrap(work, stages.order(on_failure="block", hold=5, clock=clock))
+    _, held = start(handler, "A1", "A2")
+    while not held.done():
+        await asyncio.sleep(0.6)
+        await asyncio.gather(*start(handler, "A1"))
+    assert statuses([await held]) == [409]
+    assert clock.monotonic() == pytest.approx(5.5, abs=1.2)
+
+
+@virtual
+async def test_a_key_that_goes_on_without_an_event_lets_those_that_are_held_go_on(clock: LoopClock) -> None:
+    """Because it was away for too long, or by hand."""
+    stage = stages.order(on_failure="block", hold=100, block_timeout=60, clock=clock)
+    handler = wrap(Work({}, A1=Retry(), B1=Retry(), C1=Retry()), stage)
+    tasks = start(handler, "A1", "A2", "A3", "B1", "B2", "C1", "C2")
+    await asyncio.sleep(2)
+    assert stage.release("B")
+    assert statuses([await tasks[4]]) == [204]
+    await asyncio.sleep(30)
+    assert statuses(await asyncio.gather(*start(handler, "A1"))) == [503]
+    await asyncio.sleep(30)
+    assert statuses(await asyncio.gather(*start(handler, "A4"))) == [204]  # it comes, and A1 is given up: A2 first
+    assert statuses(await asyncio.gather(*tasks)) == [503, 204, 204, 503, 204, 503, 204]
+    assert clock.monotonic() == 67
+    assert stage.counts["given_up"] == 3
+    assert stage.status["keys"] == 0
+
+
+@virtual
+async def test_a_key_that_all_who_were_held_have_left_is_free_for_who_comes(clock: LoopClock) -> None:
+    """Also for one who comes in the same turn of the loop, when the failed event has been away for too long."""
+    stage = stages.order(on_failure="block", hold=100, block_timeout=60, clock=clock)
+    handler = wrap(Work({"A1": 0}, A1=Retry()), stage)
+    tasks = start(handler, "A1", "A2")
+    await asyncio.sleep(50)
+    assert statuses(await asyncio.gather(*start(handler, "A1"))) == [503]
+    await asyncio.sleep(20)
+    tasks += start(handler, "A3", "A4")  # which begin before A2 ends
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    assert statuses([await task for task in tasks[2:]]) == [204, 204]
+    assert clock.monotonic() == 72
+    assert stage.status["keys"] == 0
+
+
+@virtual
+async def test_those_that_are_held_go_on_at_last_if_nobody_else_comes(clock: LoopClock) -> None:
+    stage = stages.order(on_failure="block", hold=100, block_timeout=60, clock=clock)
+    handler = wrap(Work({}, A1=Retry()), stage)
+    assert statuses(await asyncio.gather(*start(handler, "A1", "A2"))) == [503, 204]
+    assert clock.monotonic() == 102
+
+
+@virtual
+async def test_one_that_is_held_may_leave(clock: LoopClock) -> None:
+    stage = stages.order(on_failure="block", hold=5, clock=clock)
+    handler = wrap(Work({}, A1=Retry()), stage)
+    tasks = start(handler, "A1", "A2")
+    await tasks[0]
+    tasks[1].cancel()
+    await asyncio.sleep(6)
+    assert list(stage._lines["A"].places) == [("/s", "A1")]
+
+
+@virtual
+async def test_one_that_leaves_when_it_was_held_in_vain_keeps_its_place(clock: LoopClock) -> None:
+    stage = stages.order(on_failure="block", hold=5, clock=clock)
+    handler = wrap(Work({"A1": 0}, A1=Retry()), stage)
+    tasks = start(handler, "A1", "A2", "A3")
+    loop = asyncio.get_running_loop()
+    loop.call_later(4, lambda: loop.call_later(1, tasks[1].cancel))  # just after the hold has ended
+    await asyncio.wait(tasks)
+    assert tasks[1].cancelled()
+    assert statuses([await tasks[2]]) == [409]
+    assert list(stage._lines["A"].places) == [("/s", "A1"), ("/s", "A2"), ("/s", "A3")]
+
+
+@virtual
+async def test_a_copy_that_waits_already_takes_the_place_of_one_that_failed(clock: LoopClock) -> None:
+    work = Work(A1=Retry())
+    stage = stages.order(on_failure="block", hold=5, clock=clock)
+    handler = wrap(work, stage)
+    tasks = start(handler, "A1", "A2", "A1", "A1")  # a sender that has lost its patience sends it again
+    assert statuses([await tasks[0]]) == [503]
+    work.fails.clear()
+    assert statuses(await asyncio.gather(*tasks)) == [503, 204, 204, 204]
+    assert [line for line in work.diary if line.endswith("in")] == ["A1 in", "A1 in", "A2 in", "A1 in"]
+
+
+@virtual
+async def test_copies_that_are_held_in_vain_have_one_place(clock: LoopClock) -> None:
+    stage = stages.order(on_failure="block", hold=5, clock=clock)
+    handler = wrap(Work({}, A1=Retry()), stage)
+    assert statuses(await asyncio.gather(*start(handler, "A1", "A2", "A2", "A2"))) == [503, 409, 409, 409]
+    assert list(stage._lines["A"].places) == [("/s", "A1"), ("/s", "A2")]
+
+
+@virtual
+async def test_a_receiver_that_stops_holds_nobody(clock: LoopClock) -> None:
+    stage = stages.order(on_failure="block", hold=5, clock=clock)
+    work = Work({"A1": 0, "B1": 1, "C1": 1}, A1=Retry(), B1=Retry())
+    handler = wrap(work, stage)
+    async with stages.running(handler):
+        tasks = start(handler, "A1", "A2", "B1", "B2", "C1", "C2")
+        await asyncio.sleep(0.1)
+        stage.drain()
+        assert statuses([await tasks[1]]) == [409]
+        assert clock.monotonic() == pytest.approx(0.1)
+        assert statuses(await asyncio.gather(*start(handler, "A3"))) == [409]
+        assert statuses(await asyncio.gather(*tasks)) == [503, 409, 503, 409, 204, 204]
+        assert clock.monotonic() == pytest.approx(2)
+    work.fails.clear()
+    assert statuses(await asyncio.gather(*start(handler, "A1"))) == [204]
+    held = start(handler, "A3")  # a stage that was closed can be opened again, or used as it is
+    await asyncio.sleep(1)
+    assert not held[0].done()
+    assert statuses(await asyncio.gather(*start(handler, "A2"), *held)) == [204, 204]
+
+
+async def test_a_batch_is_held_once_however_many_of_its_keys_are_blocked() -> None:
+    """Its events are handled one by one, and all would have to wait for the first ones to be sent again."""
+    failing = ["A1", "B1", "C1"]
+
+    async def work(event: Event) -> None:
+        if event.id in failing:
+            failing.remove(event.id)
+            raise Retry(after=0)
+
+    stage = stages.order(on_failure="block", hold=0.2, retry_after=0)
+    events = [new(id=identity, partitionkey=identity[0]) for identity in ("A1", "A2", "B1", "B2", "C1", "C2", "C2")]
+    async with Receiver(work, stage, port=0) as receiver, Sender(receiver.url, max_batch=10) as sender:
+        results = await sender.send_batch(events)
+    assert statuses(results) == [204] * 7
+    assert 0.2 <= results[0].attempts[0].elapsed < 0.55
+    assert stage.status["keys"] == 0
+
+
 # --------------------------------------------------------------------------------------------- limits and leaving
 
 
@@ -294,18 +514,19 @@ async def test_more_than_may_wait_for_a_key_are_refused() -> None:
     assert stage.counts["refused"] == 1
 
 
+@pytest.mark.parametrize("hold", [0, 5])
 @virtual
-async def test_no_more_is_remembered_of_a_blocked_key_than_may_wait(clock: LoopClock) -> None:
-    stage = stages.order(on_failure="block", max_waiting_per_key=3, clock=clock)
+async def test_no_more_is_remembered_of_a_blocked_key_than_may_wait(hold: float, clock: LoopClock) -> None:
+    stage = stages.order(on_failure="block", hold=hold, max_waiting_per_key=3, clock=clock)
     work = Work(A1=Retry())
     handler = wrap(work, stage)
     await asyncio.gather(*start(handler, "A1", "A2"))
     await asyncio.gather(*start(handler, "A3", "A4", "A5", "A1"))
-    assert list(stage._lines["A"].missing) == [("/s", "A1"), ("/s", "A2"), ("/s", "A3")]
+    assert list(stage._lines["A"].places) == [("/s", "A1"), ("/s", "A2"), ("/s", "A3")]
     again = start(handler, "A1")
     await turns()
-    await asyncio.gather(*again, *start(handler, "A2", "A4"))
-    assert list(stage._lines["A"].missing) == [("/s", "A1"), ("/s", "A2"), ("/s", "A3")]
+    await asyncio.gather(*again, *start(handler, "A2", "A4", "A5"))  # while one runs there is a place more
+    assert list(stage._lines["A"].places) == [("/s", "A1"), ("/s", "A2"), ("/s", "A3"), ("/s", "A4")]
 
 
 @virtual
@@ -400,6 +621,7 @@ def test_it_tells_its_settings() -> None:
     assert (stage.kind, stage.name) == ("order", "by customer")
     assert stage.parameters == {
         "on_failure": "skip",
+        "hold": 5.0,
         "block_timeout": 60.0,
         "retry_after": 1.0,
         "max_waiting_per_key": 100,
@@ -413,6 +635,7 @@ def test_it_tells_its_settings() -> None:
         ("key", 5, TypeError),
         ("on_failure", "stop", ValueError),
         ("on_failure", 5, TypeError),
+        ("hold", -1, ValueError),
         ("block_timeout", 0, ValueError),
         ("retry_after", -1, ValueError),
         ("max_waiting_per_key", 0, ValueError),

@@ -27,13 +27,22 @@ class OrderMachine(RuleBasedStateMachine):
         self.running: dict[str, asyncio.Future[Any]] = {}
         self.line: dict[str, list[str]] = {key: [] for key in KEYS}  # in the order in which they must be done
         self.handed_over: set[str] = set()
+        self.failed: dict[str, tuple[str, float]] = {}  # by key: what failed last, and when it did so first
+        self.expected: dict[asyncio.Task[Result], bool] = {}  # whether it is not refused at once
+        self.held: dict[str, asyncio.Task[Result]] = {}  # all that waited at the last look and have not left
+        self.until: dict[str, float] = {}  # by key: how long the others wait for the first one, while it is away
 
-    @initialize(policy=st.sampled_from(["skip", "block", "hook"]))
-    def build(self, policy: str) -> None:
-        self.policy = policy
+    @initialize(policy=st.sampled_from(["skip", "block", "hook"]), hold=st.sampled_from([0, 5]))
+    def build(self, policy: str, hold: float) -> None:
+        self.policy, self.hold = policy, hold
         on_failure: Any = self.take if policy == "hook" else policy
         self.stage = stages.order(
-            on_failure=on_failure, clock=LoopClock(), block_timeout=1e6, max_waiting_per_key=10_000, max_keys=3
+            on_failure=on_failure,
+            hold=hold,
+            clock=LoopClock(),
+            block_timeout=1e6,
+            max_waiting_per_key=10_000,
+            max_keys=3,
         )
         self.handler = wrap(self.work, self.stage)
 
@@ -44,6 +53,7 @@ class OrderMachine(RuleBasedStateMachine):
         key = event.id[0]
         assert not any(other[0] == key for other in self.running), "two events of one key at once"
         assert self.line[key][0] == event.id, "out of order"
+        self.held.pop(event.id, None)
         self.running[event.id] = self.loop.create_future()
         try:
             await self.running[event.id]
@@ -58,17 +68,33 @@ class OrderMachine(RuleBasedStateMachine):
         self.runner.run(wait())
 
     def send_one(self, identity: str) -> None:
-        if identity not in self.line[identity[0]]:
-            self.line[identity[0]].append(identity)
-        event = new(id=identity, partitionkey=identity[0])
-        self.tasks[identity] = self.loop.create_task(settle(self.handler, event))
+        key, line = identity[0], self.line[identity[0]]
+        first = self.away(key)
+        if identity not in line:
+            line.append(identity)
+        task = self.loop.create_task(settle(self.handler, new(id=identity, partitionkey=key)))
+        self.tasks[identity] = task
+        self.expected[task] = first in {None, identity} or self.loop.time() < self.until[key]
+
+    def away(self, key: str) -> str | None:
+        """Return what the others of the key must wait for, because it has failed."""
+        first = next(iter(self.line[key]), None)
+        return first if first is not None and self.tasks[first].done() else None
+
+    def wait_for_first(self, key: str) -> None:
+        """Note how long the others wait for the first one, if it is away now."""
+        if not self.line[key]:
+            self.failed.pop(key, None)
+        elif (first := self.away(key)) is not None:
+            identity, since = self.failed.get(key, (None, 0.0))
+            self.until[key] = (since if identity == first else self.loop.time()) + self.hold
 
     @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=5))
     def send(self, keys: list[str]) -> None:
         for key in keys:
             self.send_one(f"{key}{len(self.tasks):04}")
         self.turn()
-        self.forget_refused()
+        self.check_sent()
 
     @rule(data=st.data())
     def send_again(self, data: st.DataObject) -> None:
@@ -76,7 +102,17 @@ class OrderMachine(RuleBasedStateMachine):
         for identity in data.draw(st.lists(st.sampled_from(failed), max_size=4, unique=True)) if failed else ():
             self.send_one(identity)
             self.turn()
+            self.check_sent()
+
+    def check_sent(self) -> None:
+        assert {task: not task.done() for task in self.expected} == self.expected
+        self.expected.clear()
         self.forget_refused()
+
+    @rule(seconds=st.sampled_from([1, 2, 5]))
+    def wait(self, seconds: float) -> None:
+        self.runner.run(asyncio.sleep(seconds))
+        self.turn()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), how=st.sampled_from(["done", "retry", "reject", "cancel"]))
@@ -100,6 +136,9 @@ class OrderMachine(RuleBasedStateMachine):
         assert _acked(task) == acknowledged
         assert (identity in self.handed_over) == (self.policy == "hook" and how in {"retry", "reject"})
         self.forget_refused()
+        if blocks and self.failed.get(identity[0], (None,))[0] != identity:
+            self.failed[identity[0]] = identity, self.loop.time()
+        self.wait_for_first(identity[0])
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -108,6 +147,7 @@ class OrderMachine(RuleBasedStateMachine):
         for identity in data.draw(st.lists(st.sampled_from(waiting), max_size=2, unique=True)) if waiting else ():
             self.tasks[identity].cancel()
             self.line[identity[0]].remove(identity)
+            self.held.pop(identity, None)
         self.turn()
 
     def forget_refused(self) -> None:
@@ -116,18 +156,28 @@ class OrderMachine(RuleBasedStateMachine):
             line[:] = [one for one in line if self.policy == "block" or not self.tasks[one].done()]
 
     @invariant()
-    def somebody_runs_wherever_somebody_waits(self) -> None:
+    def somebody_runs_wherever_somebody_waits_unless_all_wait_for_one_that_is_away(self) -> None:
         for key, line in self.line.items():
             waiting = [one for one in line if not self.tasks[one].done()]
-            assert bool(waiting) == any(one[0] == key for one in self.running)
+            runs = any(one[0] == key for one in self.running)
+            if self.away(key) is None:
+                assert runs == bool(waiting)
+            else:
+                assert not runs
+                assert not waiting or self.loop.time() < self.until[key]
+
+    @invariant()
+    def nobody_is_sent_back_before_it_is_time(self) -> None:
+        for identity, task in self.held.items():
+            assert not task.done() or self.loop.time() >= self.until[identity[0]]
+        self.held = {one: task for one, task in self.tasks.items() if not task.done() and one not in self.running}
 
     @invariant()
     def the_blocked_keys_are_those_whose_first_event_is_missing(self) -> None:
         if hasattr(self, "stage"):
-            first = {key: line[0] for key, line in self.line.items() if line}
-            blocked = {key: one for key, one in first.items() if self.tasks[one].done()}
+            blocked = {key: one for key in KEYS if (one := self.away(key)) is not None}
             assert {key: one for key, (_, one) in self.stage.blocked.items()} == blocked
-            assert set(self.stage._lines) == set(first)
+            assert set(self.stage._lines) == {key for key, line in self.line.items() if line}
 
     def teardown(self) -> None:
         if hasattr(self, "stage"):
@@ -143,6 +193,7 @@ class OrderMachine(RuleBasedStateMachine):
                 if self.tasks[identity].done():
                     self.send_one(identity)
                     self.turn()
+                    assert self.expected.popitem()[1]
                 self.running[identity].set_result(None)
                 line.remove(identity)
                 self.turn()

@@ -19,6 +19,7 @@ from cloudevents_kit import (
     stages,
     wrap,
 )
+from cloudevents_kit.stores.memory import MemoryQueueStore
 from tests.support.events import new
 from tests.support.virtual import LoopClock, virtual
 
@@ -148,6 +149,23 @@ async def test_a_key_function_that_fails_is_a_failure_of_the_stage() -> None:
     handler = wrap(Work(), stages.queue(key=lambda event: event["missing"]))
     async with stages.running(handler):
         assert statuses(await asyncio.gather(*start(handler, 1))) == [500]
+
+
+@virtual
+async def test_a_peer_that_sends_no_single_value_as_key_is_refused_for_good() -> None:
+    for store in (None, MemoryQueueStore()):
+        handler = wrap(Work(), stages.queue(key=stages.field("data.key"), store=store))
+        async with stages.running(handler):
+            results = [await settle(handler, event) for event in (new(data={"key": []}), new(data={"key": {}}))]
+            assert statuses(results) == [422, 422]
+
+
+def test_a_key_function_is_not_async() -> None:
+    async def later(event: Event) -> str:
+        return "key"
+
+    with pytest.raises(TypeError, match="key: must be a plain function, not an async one"):
+        stages.queue(key=later)  # type: ignore[arg-type]
 
 
 @virtual

@@ -1,6 +1,7 @@
 """`queue` with a store: an event is stored before it is acknowledged, and kept until it is done."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -219,6 +220,133 @@ async def test_a_handler_that_ends_as_if_cancelled_has_failed(clock: LoopClock) 
     assert stage.counts["retried"] == 1
 
 
+class Stopped(BaseException):
+    """Some library's."""
+
+
+@virtual
+async def test_a_handler_that_ends_with_what_is_no_exception_has_failed(clock: LoopClock) -> None:
+    taken: list[Exception] = []
+    work = Work(**{str(number): [Stopped(), BaseExceptionGroup("", [Stopped()])] for number in range(9)})
+    work.fails["9"] = [Stopped()] * 3
+    stage = stages.queue(
+        store=MemoryQueueStore(clock=clock), retry=POLICY, dead_letter=lambda event, error: taken.append(error)
+    )
+    handler = wrap(work, stage)
+    async with stages.running(handler):
+        await send(handler, *map(str, range(10)))
+        await asyncio.sleep(100)
+    assert sorted(work.done) == [*map(str, range(9))]
+    assert [type(error.__cause__) for error in taken] == [Stopped]
+
+
+def test_what_ends_the_program_is_no_failed_attempt() -> None:
+    store = MemoryQueueStore()
+
+    async def stop(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # it would log the task's end
+        handler = wrap(stop, stages.queue(store=store, workers=1))
+        async with stages.running(handler):
+            await send(handler, "1")
+            await asyncio.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert (len(store), store.parked) == (1, [])
+
+
+@virtual
+async def test_a_dead_letter_has_half_a_lease_however_late_the_event_failed(clock: LoopClock) -> None:
+    """And nobody else has the event meanwhile."""
+    taken: list[float] = []
+
+    async def take(event: Event, error: Exception) -> None:
+        taken.append(clock.monotonic())
+        await asyncio.sleep(4)
+
+    async def work(event: Event) -> None:
+        await asyncio.sleep(100)
+
+    store = MemoryQueueStore(clock=clock)
+    stage = stages.queue(store=store, lease=10, retry=RetryPolicy.none(), dead_letter=take)
+    handler = wrap(work, stage)
+    async with stages.running(handler):
+        await send(handler, "1")
+        await asyncio.sleep(60)
+    assert taken == [9]
+    assert (len(store), stage.counts["dead_lettered"]) == (0, 1)
+
+
+@pytest.mark.parametrize("how", ["hangs", "cancelled", "stopped"])
+@virtual
+async def test_a_dead_letter_that_does_not_end_well_leaves_the_event_parked(clock: LoopClock, how: str) -> None:
+    async def take(event: Event, error: Exception) -> None:
+        if how == "hangs":
+            await asyncio.Event().wait()
+        raise asyncio.CancelledError if how == "cancelled" else Stopped
+
+    store, work = MemoryQueueStore(clock=clock), Work(**{"1": [Reject()]})
+    stage = stages.queue(store=store, workers=1, lease=10, dead_letter=take)
+    handler = wrap(work, stage)
+    async with stages.running(handler):
+        await send(handler, "1", "2")
+        await asyncio.sleep(7.5)
+    assert work.done == ["2"]
+    assert [event.id for event in store.parked] == ["1"]
+
+
+@virtual
+async def test_a_dead_letter_that_is_cut_off_comes_again(clock: LoopClock) -> None:
+    taken: list[str] = []
+
+    async def take(event: Event, error: Exception) -> None:
+        taken.append(event.id)
+        if len(taken) == 1:
+            await asyncio.Event().wait()
+
+    store = MemoryQueueStore(clock=clock)
+    handler = wrap(
+        Work(**{"1": [Reject()] * 2}), stages.queue(store=store, retry=RetryPolicy.none(), dead_letter=take, grace=0)
+    )
+    for _ in range(2):
+        async with stages.running(handler):
+            await send(handler, *([] if taken else ["1"]))
+            await asyncio.sleep(2)
+    assert (taken, len(store), store.parked) == (["1", "1"], 0, [])
+
+
+@virtual
+async def test_an_event_that_somebody_else_has_is_no_dead_letter(clock: LoopClock) -> None:
+    taken: list[str] = []
+    store = MemoryQueueStore(clock=clock)
+    stage = stages.queue(
+        store=store, workers=1, dead_letter=lambda event, error: taken.append(event.id), retry=RetryPolicy.none()
+    )
+    handler = wrap(Work(**{"1": [ValueError()]}), stage)
+    async with stages.running(handler):
+        await send(handler, "1")
+        await asyncio.sleep(0.5)
+        store._queued[("/s", "1")].token = "somebody else's"
+        await asyncio.sleep(1)
+    assert (taken, stage.counts["late"]) == ([], 1)
+
+
+@virtual
+async def test_a_stop_is_no_attempt(clock: LoopClock) -> None:
+    store, work = MemoryQueueStore(clock=clock), Work()
+    handler = wrap(work, stages.queue(store=store, retry=POLICY, grace=0))
+    for _ in range(10):
+        async with stages.running(handler):
+            await send(handler, *([] if work.begun else ["1"]))
+            await asyncio.sleep(0.5)
+    async with stages.running(handler):
+        await asyncio.sleep(2)
+    assert (work.done, store.parked) == (["1"], [])
+
+
 @virtual
 async def test_a_handler_that_returns_nonsense_has_failed(clock: LoopClock) -> None:
     store = MemoryQueueStore(clock=clock)
@@ -309,14 +437,15 @@ async def test_workers_may_come_and_go(clock: LoopClock) -> None:
 class Broken(MemoryQueueStore):
     """Fails as often as it is told to, by method."""
 
-    def __init__(self, clock: LoopClock, **fails: int) -> None:
+    def __init__(self, clock: LoopClock, error: type[BaseException] = OSError, **fails: int) -> None:
         super().__init__(clock=clock)
+        self.error = error
         self.fails = fails
 
     def check(self, method: str) -> None:
         if self.fails.get(method, 0):
             self.fails[method] -= 1
-            raise OSError(method)
+            raise self.error(method)
 
     async def put(self, event: Event, /, *, key: str | None, capacity: int) -> bool:
         self.check("put")
@@ -353,6 +482,23 @@ async def test_a_store_that_fails_does_not_end_the_workers_and_loses_nothing(clo
     assert work.done == ["1", "1"]  # its end was not stored, so it was done again
     assert len(store) == 0
     assert stage.counts["store_failed"] == 4
+
+
+@virtual
+async def test_a_store_whose_calls_end_as_if_cancelled_stalls_nothing(
+    clock: LoopClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, work = Broken(clock, error=asyncio.CancelledError, lease=50, ack=1), Work()
+    stage = stages.queue(store=store, workers=2, lease=10)
+    handler = wrap(work, stage)
+    async with stages.running(handler):
+        await asyncio.sleep(30)
+        assert await send(handler, "1") == [202]
+        await asyncio.sleep(20)
+    assert work.done == ["1", "1"]
+    assert len(store) == 0
+    assert stage.counts["store_failed"] == 51
+    assert [record.getMessage() for record in caplog.records] == ["stage queue: nothing can be leased"]
 
 
 class Slow(MemoryQueueStore):
@@ -394,6 +540,19 @@ async def test_a_queue_with_a_store_is_part_of_one_chain(clock: LoopClock) -> No
     wrap(work, stage)
     with pytest.raises(ValueError, match="can be in one chain only"):
         wrap(Work(), stage)
+
+
+def test_a_handler_may_be_equal_to_another_and_have_no_hash() -> None:
+    @dataclass
+    class Handler:
+        number: int = 0
+
+        async def __call__(self, event: Event) -> None: ...
+
+    stage = stages.queue(store=MemoryQueueStore())
+    wrap(Handler(), stage)
+    with pytest.raises(ValueError, match="can be in one chain only"):
+        wrap(Handler(), stage)
 
 
 @virtual

@@ -78,6 +78,29 @@ async def test_more_than_may_wait_are_refused(clock: LoopClock) -> None:
     assert guard.counts == {"waited": 2, "refused": 2}
 
 
+class LateClock(LoopClock):
+    """Goes ahead while nothing in the loop can run."""
+
+    late = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.late
+
+
+@virtual
+async def test_when_the_loop_was_late_they_are_told_the_time_that_those_before_them_need() -> None:
+    clock = LateClock()
+    guard = stages.rate_limit(10, max_waiting=2, clock=clock)
+    handler = wrap(Gate(), guard)
+    tasks = [start(handler, new()) for _ in range(3)]
+    await asyncio.sleep(0)
+    clock.late = 5
+    result = await settle(handler, new())
+    assert isinstance(result, Nack)
+    assert (result.status, result.retry_after) == (429, pytest.approx(0.2))
+    await asyncio.gather(*tasks)
+
+
 @virtual
 async def test_one_who_comes_later_does_not_overtake(clock: LoopClock) -> None:
     gate = Gate()
@@ -321,11 +344,36 @@ async def test_a_key_with_events_that_wait_is_never_forgotten(clock: LoopClock) 
     assert guard.status["keys"] == 2
 
 
-@pytest.mark.parametrize("key", [lambda event: 1 / 0, lambda event: []], ids=["fails", "unhashable"])
-async def test_a_key_that_cannot_be_had_is_a_failure_of_the_stage(key: Any) -> None:
+async def later(event: Event) -> str:
+    return "key"
+
+
+def deferred(event: Event) -> Any:
+    return later(event)
+
+
+def promised(event: Event) -> Any:
+    return asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [(lambda event: 1 / 0, ZeroDivisionError), (deferred, TypeError), (promised, TypeError)],
+    ids=["fails", "coroutine", "future"],
+)
+async def test_a_key_that_cannot_be_had_is_a_failure_of_the_stage(key: Any, error: type[Exception]) -> None:
     gate = Gate()
-    with pytest.raises(StageError):
+    with pytest.raises(StageError) as caught:
         await wrap(gate, stages.rate_limit(1, key=key))(new())
+    assert isinstance(caught.value.__cause__, error)
+    assert gate.came == []
+
+
+@pytest.mark.parametrize("value", [[], {}, [1]])
+async def test_a_peer_that_sends_no_single_value_as_key_is_refused_for_good(value: object) -> None:
+    gate = Gate()
+    result = await settle(wrap(gate, stages.rate_limit(1, key=stages.field("data.key"))), new(data={"key": value}))
+    assert result == Nack(status=422, reason="the key of this event is no single value (rate_limit)")
     assert gate.came == []
 
 
@@ -348,6 +396,11 @@ def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any]) -> N
     """K-P5."""
     with pytest.raises(ValueError, match=next(iter(arguments))):
         stages.rate_limit(**{"rate": 1, **arguments})
+
+
+def test_a_key_is_not_async() -> None:
+    with pytest.raises(TypeError, match="key: must be a plain function, not an async one"):
+        stages.rate_limit(1, key=later)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["key", "clock"])

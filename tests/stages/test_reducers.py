@@ -27,6 +27,7 @@ def of(*values: Any) -> list[Event]:
     return [new(data={"v": value}) for value in values]
 
 
+LARGEST = 2**1024 - 1
 NOTHING = [new(), new(data={}), new(data={"v": None}), new(data="text"), new(data=[1])]
 
 
@@ -89,12 +90,18 @@ def test_a_sum_is_exact_whatever_the_order(values: list[float], random: Any) -> 
 
 
 def test_a_mean_beyond_what_floats_hold_is_whole() -> None:
-    mean = avg_of(lambda event: 10**400)
-    assert reduce(mean, new(), new()) == 10**400
+    mean = avg_of(lambda event: LARGEST)
+    assert reduce(mean, new(), new()) == LARGEST
 
 
 @pytest.mark.parametrize("reducer", [sum_of("data.v"), avg_of("data.v"), min_of("data.v"), max_of("data.v")], ids=repr)
-@pytest.mark.parametrize("value", ["12", True, [1], {}], ids=repr)
+@pytest.mark.parametrize("value", [LARGEST, -LARGEST])
+def test_an_integer_may_be_as_large_as_a_float(reducer: Reducer, value: int) -> None:
+    assert reduce(reducer, *of(value)) == value
+
+
+@pytest.mark.parametrize("reducer", [sum_of("data.v"), avg_of("data.v"), min_of("data.v"), max_of("data.v")], ids=repr)
+@pytest.mark.parametrize("value", ["12", True, [1], {}, LARGEST + 1, -LARGEST - 1], ids=lambda value: str(value)[:9])
 def test_what_is_no_number_is_the_events_fault(reducer: Reducer, value: Any) -> None:
     (event,) = of(value)
     with pytest.raises(EventError, match=r"is no finite number, which .*data\.v.* needs") as caught:
@@ -136,6 +143,24 @@ def test_a_fold_makes_anything() -> None:
     assert reduce(types, new(), new(type="u")) == ["t", "u"]
     assert types.start() == []
     assert (repr(longest), repr(types)) == ("fold(data.v)", "fold()")
+
+
+def test_what_a_fold_shows_is_not_its_state() -> None:
+    for result in (None, lambda state: state):
+        reducer = fold([], lambda state, value: [*state, [value]], of="data.v", result=result)
+        state = reducer.step(reducer.start(), 1)
+        reducer.result(state)[0].append("theirs")
+        reducer.result(state).append("theirs")
+        assert state == [[1]]
+
+
+def test_long_values_are_kept_as_digests() -> None:
+    """By which they are still told apart."""
+    reducer = distinct("data.v")
+    assert reduce(reducer, *of("x" * 10**5, "x" * 10**5, "x" * 10**5 + "y", ["x" * 10**5], "x" * 256)) == 4
+    assert max(len(reducer.take(event)) for event in of("x" * 10**5, ["x" * 10**5])) < 100
+    assert len(distinct("subject").take(new(subject="x" * 10**5))) < 100
+    assert reducer.take(of("x" * 256)[0]) == '"' + "x" * 256
 
 
 def test_a_fold_cannot_change_what_it_was_given() -> None:
@@ -195,13 +220,19 @@ WRONG: Any = 5
 LIST: Any = [count()]
 
 
+async def later(*_: object) -> int:
+    return 1
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: sum_of("data."), ValueError, "path"),
         (lambda: sum_of(WRONG), TypeError, "of: must be callable, not int"),
         (lambda: distinct("data", limit=0), ValueError, "limit: must be 1 or more"),
+        (lambda: sum_of(later), TypeError, "of: must be a plain function, not an async one"),
         (lambda: fold(0, WRONG), TypeError, "step: must be callable"),
+        (lambda: fold(0, later), TypeError, "step: must be a plain function"),
         (lambda: fold(0, max, result=WRONG), TypeError, "result: must be callable"),
         (lambda: Reducers(LIST), TypeError, "of: must be a mapping of names to reducers"),
         (lambda: Reducers({WRONG: count()}), TypeError, "of: must be a mapping whose keys are str"),

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -150,6 +151,16 @@ async def test_a_changed_type_is_met_by_the_rules_of_that_type_that_come_later()
     inside = Inside()
     assert await settle(wrap(inside, rule_filter(rules)), new(type="t"))
     assert (inside.events[0].type, inside.events[0]["x"]) == ("new", 1)
+
+
+async def test_many_rules_that_say_continue_take_no_longer_than_others() -> None:
+    rules = [rule(f"{at}", "route", to=[f"{at} {n}" for n in range(100)], continue_=True) for at in range(2_000)]
+    inside = Inside()
+    handler = wrap(inside, rule_filter(rules))
+    began = time.process_time()
+    await settle(handler, new())
+    assert time.process_time() - began < 0.3
+    assert len(inside.hints[0]) == 200_000
 
 
 async def later(event: Event) -> Event:
@@ -470,6 +481,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"on_error": "ignore"}, ValueError, "on_error: must be 'allow' or 'nack'"),
     ({"destinations": "vip"}, TypeError, "destinations: must be a list of names, not str"),
     ({"destinations": 5}, TypeError, "destinations: must be a list of names, not int"),
+    ({"destinations": ["a", 5]}, TypeError, "destinations: must be a list of str, as in the rules, not int"),
     ({"name": 5}, TypeError, "name: must be a str"),
 ]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit import Event
+from cloudevents_kit import CloudEventsError, Event
 from cloudevents_kit.stages import Condition, Rule, RuleError, load_rules, rule_filter
 
 TOML = """
@@ -176,6 +176,7 @@ WRONG: list[tuple[Any, str]] = [
     ({**SET, "remove": ["x"], "set": {"x": 1}}, "rules[0].remove[0]: is set as well"),
     ({**NACK, "status": 200}, "rules[0].status: Reject takes a final 4xx status, not 200"),
     ({**NACK, "status": 600}, "rules[0].status: "),
+    ({**NACK, "status": 0}, "rules[0].status: must be 1 or more, not 0"),
     ({**NACK, "status": 422, "retry_after": 1}, "rules[0].retry_after: is for a status that is to be sent again"),
     ({**NACK, "retry_after": -1}, "rules[0].retry_after: must be finite and not negative"),
     ({**NACK, "retry_after": "1"}, "rules[0].retry_after: must be a number, not str"),
@@ -194,6 +195,9 @@ def test_an_error_names_the_rule_the_place_and_what_was_meant(rule: Any, message
 
 
 def test_an_error_has_its_parts() -> None:
+    with pytest.raises(CloudEventsError) as any_error:
+        load_rules({"rules": [5]})
+    assert isinstance(any_error.value, ValueError)
     with pytest.raises(RuleError) as caught:
         load_rules({"rules": [ALLOW, {**SET, "name": "b", "when": [{"any": [{"field": "x", "op": "matches"}]}]}]})
     error = caught.value

@@ -18,6 +18,7 @@ from cloudevents_kit import (
     Outcome,
     Reject,
     Retry,
+    RetryPolicy,
     _extra,
     forward,
     settle,
@@ -26,7 +27,7 @@ from cloudevents_kit import (
 from cloudevents_kit._contract import verdict
 from cloudevents_kit._lifecycle import Lifecycle, links, parts_of, walk
 from cloudevents_kit._tasks import Tasks
-from cloudevents_kit.stages import Stage, StageError, chain, running, stage, tap
+from cloudevents_kit.stages import Stage, StageError, chain, retry, running, stage, tap
 from cloudevents_kit.stages._stage import cause_of
 from tests.support.events import new
 from tests.support.parts import HandlerPart, Part, StagePart
@@ -183,6 +184,28 @@ async def test_a_failure_is_logged_once_with_its_path(caplog: pytest.LogCaptureF
     assert "stage failing: failed after" in record.message
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (Retry(reason="the database is down"), "WARNING event refused by its handler: {}: stage retry: "),
+        (Retry(status=429, reason="busy"), "WARNING event refused by its handler: {}: stage retry: "),
+        (TimeoutError(), "WARNING handler ran out of time: {}: stage retry: "),
+        (KeyError("x"), "ERROR handler failed: {}: stage retry: "),
+        (ExceptionGroup("two", [Retry(), Retry()]), "ERROR handler failed: {}: stage retry: "),
+    ],
+)
+async def test_a_line_of_the_log_says_what_was_behind_the_failure(
+    error: Exception, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(event: Event) -> None:
+        raise error
+
+    await settle(wrap(fails, retry(RetryPolicy(attempts=2, initial=0))), EVENT)
+    (record,) = caplog.records
+    name = f"id={EVENT.id!r} source={EVENT.source!r} type={EVENT.type!r}"
+    assert f"{record.levelname} {record.message}".startswith(line.format(name))
+
+
 # What a stage is.
 
 
@@ -260,6 +283,41 @@ def test_a_sink_is_opened_by_whoever_made_it() -> None:
 
     asyncio.run(main())
     assert diary == []
+
+
+def test_a_handler_that_is_a_sink_too_is_opened_as_the_handler_that_it_is() -> None:
+    class Both(HandlerPart):
+        async def send(self, event: Event, /) -> Any: ...
+
+    both = Both("both", [])
+    assert parts_of(both) == [both]
+    assert parts_of(wrap(end, Fork(sink=both))) == []
+
+
+def test_what_is_reached_in_two_ways_is_opened_before_both() -> None:
+    shared, last = HandlerPart("shared", []), HandlerPart("last", [])
+    first, second = StagePart("first", []), StagePart("second", [])
+    handler = wrap(last, Fork(side=shared), first, Fork(inner=wrap(shared, second)))
+    assert parts_of(handler) == [last, shared, second, first]
+
+
+@virtual
+async def test_only_what_is_in_the_chain_is_told_that_no_more_will_come() -> None:
+    diary: list[str] = []
+
+    class Client(Part):
+        def drain(self) -> None:
+            raise AssertionError("not ours to call")
+
+    class Slow(HandlerPart):
+        async def drain(self) -> None:
+            raise AssertionError("nobody would wait for it")
+
+    lifecycle = Lifecycle((Draining("handler", diary), Slow("slow", [])), (Client("client", []),))
+    await lifecycle.open()
+    lifecycle.drain()
+    await lifecycle.close()
+    assert diary == ["open handler", "drain handler", "close handler"]
 
 
 class Draining(HandlerPart):

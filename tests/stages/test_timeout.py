@@ -168,6 +168,7 @@ async def test_the_end_of_somebody_elses_limit_is_not_its_own(guard: stages.Stag
     with pytest.raises(Expired) as caught:
         await wrap(handler, guard)(new())
     assert caught.value.deadlines is others
+    assert str(caught.value) == "out of time after 1.000 s"
     assert not guard.counts
 
 

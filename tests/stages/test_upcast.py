@@ -106,7 +106,8 @@ async def test_a_step_that_fails_is_a_stage_error(returned: Any, cause: str) -> 
 
     with pytest.raises(StageError) as caught:
         await wrap(Handler(), upcast(("a", "b", fail), name="versions"))(new(type="a"))
-    assert caught.value.path == ("versions",)
+    assert caught.value.path == ("versions", "a to b")
+    assert str(caught.value).startswith("stage versions > a to b: failed after ")
     assert str(caught.value.__cause__) == cause
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cloudevents_kit.stages._window_store import Tally
+from cloudevents_kit._tally import Tally
 from cloudevents_kit.stores import StoreError
 from cloudevents_kit.stores.sql import SqlStore, _window_closing
 from cloudevents_kit.stores.sql._windows import SqlWindowStore

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cloudevents_kit._tally import Tally
 from cloudevents_kit.stages import WindowStore
-from cloudevents_kit.stages._window_store import Tally
 
 #: Returns a new, empty store; takes the limits of `MemoryWindowStore`, by the same names.
 Make = Callable[..., WindowStore]

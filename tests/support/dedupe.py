@@ -41,7 +41,7 @@ async def turns(number: int = 10) -> None:
 
 
 class OverNetwork:
-    """What it keeps stays in ``kept``; calls are broken ("raises", "hangs") or slow by the name of the method."""
+    """What it keeps stays in ``kept``; calls are broken ("raises", "cancelled", "hangs") or slow by their method."""
 
     def __init__(self, kept: MemoryDedupeStore | None = None, *, clock: Clock | None = None) -> None:
         self.kept = MemoryDedupeStore(clock=clock) if kept is None else kept
@@ -72,7 +72,7 @@ class OverNetwork:
                 await asyncio.sleep(1)
             if method in self.broken:
                 await asyncio.sleep(1e6 if self.broken[method] == "hangs" else 0)
-                raise OSError("the store is away")
+                raise asyncio.CancelledError if self.broken[method] == "cancelled" else OSError("the store is away")
         except BaseException:
             call.close()  # type: ignore[attr-defined]  # it is a coroutine
             raise

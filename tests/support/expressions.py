@@ -12,9 +12,9 @@ from tests.support.events import new
 Said = tuple[str | int | bool, str]
 
 
-def said(text: str, event: Event | None = None, **attributes: Any) -> Said:
+def said(text: str, event: Event | None = None, functions: cesql.Functions | None = None, **attributes: Any) -> Said:
     """Return the value and the kind of the error, "" if there is none; the type of the value must be exact."""
-    value, errors = cesql.parse(text).evaluate(new(**attributes) if event is None else event)
+    value, errors = cesql.parse(text, functions=functions).evaluate(new(**attributes) if event is None else event)
     assert len(errors) <= 1
     return value, "".join(error.kind for error in errors)
 

@@ -74,6 +74,27 @@ class QueueStoreConformance:
         await self.passes(4)
         assert (await self.lease(store))[1:] == ("a", 2)
 
+    async def test_an_event_that_was_not_attempted_has_the_attempt_back(self, store: QueueStore) -> None:
+        await put(store, "a")
+        for _ in range(3):
+            token, _, attempts = await self.lease(store)
+            assert attempts == 1
+            assert await store.nack(token, delay=0, attempted=False)
+        token, _, _ = await self.lease(store)
+        assert await store.nack(token, delay=0)
+        assert (await self.lease(store))[1:] == ("a", 2)
+
+    async def test_a_lease_can_be_extended_while_it_is_valid(self, store: QueueStore) -> None:
+        await put(store, "a")
+        token, _, _ = await self.lease(store)
+        await self.passes(6)
+        assert await store.extend(token, 10 * self.tick)
+        await self.passes(6)
+        assert await store.lease(10 * self.tick) is None
+        await self.passes(5)
+        assert not await store.extend(token, 10 * self.tick)
+        assert (await self.lease(store))[1:] == ("a", 2)
+
     async def test_a_parked_event_is_kept_but_not_leased_until_it_is_put_again(self, store: QueueStore) -> None:
         await put(store, "a")
         token, _, _ = await self.lease(store)
@@ -118,4 +139,5 @@ class QueueStoreConformance:
         await put(store, "a")
         assert not await store.ack(token)
         assert not await store.nack(token, delay=None)
+        assert not await store.extend(token, 10 * self.tick)
         assert (await self.lease(store))[1:] == ("a", 1)

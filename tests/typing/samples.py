@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, assert_never, assert_type
 
 from cloudevents.core.base import BaseCloudEvent
@@ -27,6 +28,7 @@ from cloudevents_kit import (
     SystemClock,
     Undelivered,
     blocking,
+    cesql,
     current_event,
     filters,
     forward,
@@ -41,7 +43,7 @@ from cloudevents_kit import (
 from cloudevents_kit.asgi import asgi_app
 from cloudevents_kit.pubsub import FanOut, PartialAck, Published, Queued, Subscription, Unsent, quorum
 from cloudevents_kit.request_reply import Requests
-from cloudevents_kit.stores.memory import MemoryDedupeStore
+from cloudevents_kit.stores.memory import MemoryDedupeStore, MemoryWindowStore
 
 
 @dataclass
@@ -83,7 +85,7 @@ def told_apart_by_class(result: Result) -> Event | None:
 
 
 def a_nack_has_no_reply(result: Nack) -> None:
-    assert result.reply  # type: ignore[attr-defined]
+    assert_type(result.reply, None)
     result.status = 1  # type: ignore[misc]
 
 
@@ -91,9 +93,11 @@ def a_nack_has_no_reply(result: Nack) -> None:
 
 
 async def a_sender(event: Event, sdk: BaseCloudEvent) -> None:
-    async with Sender("http://x/", retry=RetryPolicy(attempts=2), headers={"a": "b"}, clock=SystemClock()) as sender:
+    async with Sender("http://x", retry=RetryPolicy(statuses={409}), headers={"a": "b"}, clock=SystemClock()) as sender:
         assert_type(sender, Sender)
         assert_type(await sender.send(event), Ack | Nack | Undelivered)
+        assert_type((await sender.send(event)).status, int | None)
+        assert_type((await sender.send(event)).reply, Event | None)
         assert_type(await sender.request(sdk, strict=True), Ack | Nack | Undelivered)
         assert_type(await sender.send_batch([event, sdk]), list[Ack | Nack | Undelivered])
         async for sent, result in sender.send_all(source(), concurrency=3):
@@ -332,6 +336,42 @@ def function_stages(event: Event) -> list[Middleware]:
     return [stages.lint_types(), stages.upcast(), plain]  # type: ignore[list-item]
 
 
+def rule_stages(event: Event) -> list[Middleware]:
+    high = stages.Condition("level", "gt", 3, missing=True)
+    rule = stages.Rule(name="a", action="block", when=[high, {"any": [high]}])
+    found = stages.rule_filter([rule, {"name": "b", "action": "allow"}], on_error="nack", destinations=["vip"])
+    assert_type(found, stages.RuleFilter)
+    found.replace(Path("rules.toml"))
+    assert_type(found.rules, tuple[stages.Rule, ...])
+    assert_type(found.statistics, Mapping[str, Mapping[str, int]])
+    assert_type(stages.load_rules("[]", format="json"), tuple[stages.Rule, ...])
+    assert_type(stages.route_hints(event), tuple[str, ...])
+    stages.route(stages.hinted("vip"), {"vip": handle}, default=stages.PASS)
+    stages.rule_filter("rules.toml")  # type: ignore[arg-type]
+    stages.rule_filter([], on_error="block")  # type: ignore[arg-type]
+    stages.rule_filter([stages.keep_if(wrong_handler)])  # type: ignore[list-item]
+    stages.Rule(name="c", action="drop")  # type: ignore[arg-type]
+    stages.Rule(name="c", action="transform", function=plain)  # type: ignore[arg-type]
+    stages.Condition("level", "like", 3)  # type: ignore[arg-type]
+    wrong: Handler = found  # type: ignore[assignment]
+    return [found, wrong]  # type: ignore[list-item]
+
+
+def filters_and_expressions(event: Event) -> list[Middleware]:
+    urgent = cesql.parse("priority = 'high'")
+    assert_type(urgent, cesql.Expression)
+    assert_type(urgent.matches(event), bool)
+    stages.keep_if(urgent.matches)
+    wanted = filters.all_of(filters.prefix(type="com."), filters.not_(filters.sql("total > 3")))
+    assert_type(wanted, filters.Filter)
+    assert_type(wanted(event), bool)
+    stages.when(wanted, handle)
+    filters.all_of(urgent)  # type: ignore[arg-type]
+    cesql.parse(b"TRUE")  # type: ignore[arg-type]
+    wrap(handle, wanted)  # type: ignore[arg-type]
+    return [stages.keep_if(wanted), urgent]  # type: ignore[list-item]
+
+
 def quiet(stage: stages.Stage | None, event: Event, ending: str, seconds: float) -> None: ...
 
 
@@ -364,6 +404,20 @@ def stateful_stages() -> list[Middleware]:
     stages.deduplicate(when_running="queue")  # type: ignore[arg-type]
     wrong: Handler = stages.deduplicate()  # type: ignore[assignment]
     return [stages.deduplicate(store), wrong]  # type: ignore[list-item]
+
+
+async def aggregates(totals: stages.Totals) -> list[Middleware]:
+    reducers = {"sum": stages.sum_of("data.a"), "own": stages.fold(0, lambda state, value: state + 1)}
+    sales = stages.aggregate(reducers, by=lambda event: event.source, on_close=aggregates, store=MemoryWindowStore())
+    assert_type(sales, stages.Aggregate)
+    assert_type(await sales.query("a"), stages.Totals | None)
+    assert_type(totals["count"], int)
+    stages.aggregate({"sum": "data.a"})  # type: ignore[dict-item]
+    stages.aggregate(on_close=handle)  # type: ignore[arg-type]
+    stages.aggregate(store=MemoryDedupeStore())  # type: ignore[arg-type]
+    stages.aggregate(at_stop="drop")  # type: ignore[arg-type]
+    wrong: Handler = sales  # type: ignore[assignment]
+    return [sales, wrong]  # type: ignore[list-item]
 
 
 # Publish and subscribe.

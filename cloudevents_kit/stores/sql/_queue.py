@@ -36,6 +36,7 @@ QUEUE = sa.Table(
 STEP = creation(QUEUE)
 
 Leased = tuple[str, Event, int]
+_Token = tuple[int, str]
 
 
 @dataclass(slots=True)
@@ -54,6 +55,14 @@ class _Lease:
     """True if it may have been made by an earlier attempt."""
 
 
+@dataclass(slots=True)
+class _Change:
+    """What becomes of an event, if its ``lease`` still holds."""
+
+    lease: _Token
+    values: dict[str, Any]
+
+
 class SqlQueueStore:
     """Events that are to be done. Leases run by the clock of the database."""
 
@@ -65,7 +74,7 @@ class SqlQueueStore:
         self._put = lane.operation(self._put_all)
         self._lease = lane.operation(self._lease_all)
         self._ack = lane.operation(self._ack_all)
-        self._nack = lane.operation(self._nack_all)
+        self._change = lane.operation(self._change_all)
         earlier = QUEUE.alias("earlier")
         first = ~sa.exists().where(
             earlier.c.scope == scope, earlier.c.key == QUEUE.c.key, ~earlier.c.parked, earlier.c.id < QUEUE.c.id
@@ -99,10 +108,20 @@ class SqlQueueStore:
         parsed = _parse(token)
         return parsed is not None and await self._ack(parsed)
 
-    async def nack(self, token: str, /, *, delay: float | None) -> bool:
+    async def nack(self, token: str, /, *, delay: float | None, attempted: bool = True) -> bool:
         """See `stages.QueueStore`."""
+        values = {"token": "", "parked": delay is None, "due": now() + micros(delay or 0.0)}
+        if not attempted:
+            values["attempts"] = QUEUE.c.attempts - 1
+        return await self._change_one(token, values)
+
+    async def extend(self, token: str, seconds: float, /) -> bool:
+        """See `stages.QueueStore`."""
+        return await self._change_one(token, {"due": now() + micros(seconds)})
+
+    async def _change_one(self, token: str, values: dict[str, Any]) -> bool:
         parsed = _parse(token)
-        return parsed is not None and await self._nack((parsed, delay))
+        return parsed is not None and await self._change(_Change(parsed, values))
 
     async def _put_all(self, connection: AsyncConnection, items: list[_Put]) -> list[bool]:
         if self._locks:  # what is counted must not change, and the order must be that of the commits
@@ -163,7 +182,7 @@ class SqlQueueStore:
             rows += await connection.execute(self._pick, given)
         return [_leased(row, token) for row in sorted(rows)]
 
-    async def _ack_all(self, connection: AsyncConnection, leases: list[tuple[int, str]]) -> list[bool]:
+    async def _ack_all(self, connection: AsyncConnection, leases: list[_Token]) -> list[bool]:
         done = sa.delete(QUEUE).where(self._mine, QUEUE.c.due > now(), sa.tuple_(QUEUE.c.id, QUEUE.c.token).in_(leases))
         gone = set(await connection.scalars(done.returning(QUEUE.c.id)))
         answers = []
@@ -172,17 +191,12 @@ class SqlQueueStore:
             gone.discard(number)
         return answers
 
-    async def _nack_all(
-        self, connection: AsyncConnection, items: list[tuple[tuple[int, str], float | None]]
-    ) -> list[bool]:
+    async def _change_all(self, connection: AsyncConnection, items: list[_Change]) -> list[bool]:
         answers = []
-        for (number, token), delay in items:
-            back = (
-                sa.update(QUEUE)
-                .where(self._mine, QUEUE.c.id == number, QUEUE.c.token == token, QUEUE.c.due > now())
-                .values(token="", parked=delay is None, due=now() + micros(delay or 0.0))
-            )
-            answers.append((await connection.execute(back)).rowcount == 1)
+        for item in items:
+            number, token = item.lease
+            held = (self._mine, QUEUE.c.id == number, QUEUE.c.token == token, QUEUE.c.due > now())
+            answers.append((await connection.execute(sa.update(QUEUE).where(*held).values(item.values))).rowcount == 1)
         return answers
 
 
@@ -193,7 +207,7 @@ def _leased(row: Row, token: str) -> Leased | Exception:
         return error
 
 
-def _parse(token: str) -> tuple[int, str] | None:
+def _parse(token: str) -> _Token | None:
     """Return number and token of what `_leased` told; None for anything else."""
     number, _, name = token.partition(".")
     return (int(number), name) if number.isascii() and number.isdecimal() and len(number) <= 18 and name else None

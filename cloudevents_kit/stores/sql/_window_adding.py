@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cloudevents_kit.stages._window_store import Added, Fold
+from cloudevents_kit._tally import Added, Fold
 from cloudevents_kit.stores.sql._group import Operation
 from cloudevents_kit.stores.sql._schema import Row, to_text
 from cloudevents_kit.stores.sql._window_rows import EVENTS, MARKS, STATES, WINDOWS, Rows

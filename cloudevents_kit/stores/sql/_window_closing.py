@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cloudevents_kit._errors import StoreError
-from cloudevents_kit.stages._window_store import HandOut, Tally
+from cloudevents_kit._tally import HandOut, Tally
 from cloudevents_kit.stores.sql._schema import Row, from_text, micros, now
 from cloudevents_kit.stores.sql._window_rows import EVENTS, MARKS, NEVER, SAME_WINDOW, STATES, WINDOWS, Rows
 

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cloudevents_kit._arguments import check_count
+from cloudevents_kit._tally import Added, Fold, HandOut, Tally, WindowInfo
 from cloudevents_kit.stages._memo import safe_key
-from cloudevents_kit.stages._window_store import Added, Fold, HandOut, Tally, WindowInfo
 from cloudevents_kit.stores.sql._group import Lane
 from cloudevents_kit.stores.sql._schema import Row, creation
 from cloudevents_kit.stores.sql._window_adding import Add, Adding
@@ -36,7 +36,7 @@ class SqlWindowStore:
         max_events: int = 1_000_000,
         keep: int = 60,
     ) -> None:
-        """Use `open_store`. The limits are those of `stages.MemoryWindowStore`."""
+        """Use `open_store`. The limits are those of `stores.memory.MemoryWindowStore`."""
         self._rows = Rows(lane, scope)
         self._adding = Adding(
             self._rows,
