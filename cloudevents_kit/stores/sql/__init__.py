@@ -23,6 +23,8 @@ from cloudevents_kit.stores.sql._queue import SqlQueueStore
 from cloudevents_kit.stores.sql._schema import migrate
 from cloudevents_kit.stores.sql._windows import SqlWindowStore
 
+__all__ = ["SqlStore"]
+
 #: What makes the tables, in the order of releases: only ever add to its end.
 STEPS = (_deduplicate.STEP, _windows.STEP, _queue.STEP, _dead_letters.STEP, _journal.STEP, _outbox.STEP)
 
