@@ -143,6 +143,11 @@ class Sender:
             future.cancel()
             raise
 
+    @property
+    def url(self) -> str:
+        """Where events go, as it was given: it may hold secrets."""
+        return self._url
+
     def __enter__(self) -> Self:
         """Open the pool."""
         self._call(_nothing)
