@@ -99,6 +99,13 @@ async def test_with_policy_all_one_that_is_down_fails_the_event_with_the_result_
     assert fan_out.counts == {"failed.b": 2}
 
 
+async def test_a_subscriber_that_is_gone_closes_nothing_but_itself() -> None:
+    gone = Nack(410, "moved away", retryable=False)
+    published = await FanOut(three(Seen(), gone)).publish(new())
+    assert published.failed == {"b": gone}
+    assert published.result == Nack(422, "1 of 3 subscribers failed: b (410)", retryable=False)
+
+
 @pytest.mark.parametrize(("count", "acknowledged"), [(1, True), (2, True), (3, False)])
 async def test_a_quorum_is_enough_and_tells_who_failed(
     count: int, acknowledged: bool, caplog: pytest.LogCaptureFixture
