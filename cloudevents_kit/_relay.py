@@ -166,9 +166,8 @@ class Relay:
 
     def _call_worker(self) -> None:
         if self._idle:
-            future = self._idle.popleft()
-            if not future.done():
-                future.set_result(None)
+            with suppress(asyncio.InvalidStateError):  # of one that was cancelled
+                self._idle.popleft().set_result(None)
 
     async def _work(self) -> None:
         while not self._closing:
