@@ -268,3 +268,13 @@ def test_an_event_of_a_subclass_is_taken() -> None:
         __slots__ = ()
 
     assert cesql.parse("type = 't'").matches(Special(type="t", source="/s"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("n + 1 + n", 11), ("n + 1 + nothing", 0), ("n + nothing + 1", 0), ("nothing + n + 1", 0), ("n + 1 + n / 0", 0)],
+)
+def test_many_operators_of_one_level_end_at_the_first_error(text: str, value: int) -> None:
+    found, errors = cesql.parse(text).evaluate(new(n=5))
+    assert found == value
+    assert [error.kind for error in errors] == ([] if value else ["math" if "/" in text else "missingAttribute"])
