@@ -4,8 +4,8 @@ import pytest
 
 from cloudevents_kit.stages import DedupeStore
 from cloudevents_kit.stores.memory import MemoryDedupeStore, MemoryQueueStore
+from cloudevents_kit.testing import DedupeStoreConformance
 from tests.support.clock import ManualClock
-from tests.support.conformance import DedupeStoreConformance
 from tests.support.events import new
 
 

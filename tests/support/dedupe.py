@@ -35,11 +35,6 @@ class Handler:
             self.running -= 1
 
 
-async def turns(number: int = 10) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
 class OverNetwork:
     """What it keeps stays in ``kept``; calls are broken ("raises", "cancelled", "hangs") or slow by their method."""
 

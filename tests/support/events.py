@@ -5,24 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cloudevents_kit import Event, _json
+from cloudevents_kit.testing._events import FULL, new
 
-FULL: dict[str, Any] = {
-    "type": "com.example.order.created",
-    "source": "/orders",
-    "id": "A-1",
-    "subject": "order/1",
-    "time": "2018-04-05T17:31:00.1234567Z",
-    "datacontenttype": "application/json",
-    "dataschema": "https://example.com/order.json",
-    "data": {"items": [{"sku": "x"}]},
-    "partitionkey": "k",
-    "number": 5,
-    "flag": True,
-}
-
-
-def new(**given: Any) -> Event:
-    return Event(**{"type": "t", "source": "/s", "id": "1", "time": None, **given})
+__all__ = ["FULL", "new", "read"]
 
 
 def read(**members: Any) -> Event:

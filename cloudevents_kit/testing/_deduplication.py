@@ -1,11 +1,4 @@
-"""What every implementation of a store's Protocol must do; each one runs the same tests.
-
-class TestRedis(DedupeStoreConformance):
-    tick = 0.2                      # leases are real time
-
-    @pytest.fixture
-    async def store(self) -> AsyncIterator[DedupeStore]: ...
-"""
+"""What every `DedupeStore` must do."""
 
 import asyncio
 from collections import Counter
@@ -13,20 +6,19 @@ from collections import Counter
 import pytest
 
 from cloudevents_kit.stages import DedupeStore
+from cloudevents_kit.testing._ticks import Timed
 
 
-class DedupeStoreConformance:
-    """Subclasses give the fixture ``store``: an empty one for each test, opened. Times are in ticks."""
+@pytest.mark.asyncio
+class DedupeStoreConformance(Timed):
+    """What every `DedupeStore` must do.
 
-    tick: float = 1.0
-    """Seconds of a tick: as short as the store can tell for sure."""
-
-    async def passes(self, ticks: float) -> None:
-        """Let time pass; a store with a clock of its own moves that."""
-        await asyncio.sleep(ticks * self.tick)
+    A subclass gives the fixture ``store``: an empty one for each test, opened.
+    """
 
     @pytest.fixture
     def lease(self) -> float:
+        """Ten ticks, in seconds."""
         return 10 * self.tick
 
     async def test_a_free_key_is_claimed_and_then_held(self, store: DedupeStore, lease: float) -> None:

@@ -1,18 +1,12 @@
-"""What every implementation of `QueueStore` must do; each one runs the same tests.
-
-class TestSql(QueueStoreConformance):
-    tick = 0.2                      # leases are real time
-
-    @pytest.fixture
-    async def store(self) -> AsyncIterator[QueueStore]: ...
-"""
+"""What every `QueueStore` must do."""
 
 import asyncio
 
 import pytest
 
 from cloudevents_kit.stages import QueueStore
-from tests.support.events import FULL, new
+from cloudevents_kit.testing._events import EVENTS, exact, new
+from cloudevents_kit.testing._ticks import Timed
 
 
 async def put(store: QueueStore, identity: str, key: str | None = None, capacity: int = 100) -> bool:
@@ -20,15 +14,12 @@ async def put(store: QueueStore, identity: str, key: str | None = None, capacity
     return await store.put(new(id=identity), key=key, capacity=capacity)
 
 
-class QueueStoreConformance:
-    """Subclasses give the fixture ``store``: an empty one for each test, opened. Times are in ticks."""
+@pytest.mark.asyncio
+class QueueStoreConformance(Timed):
+    """What every `QueueStore` must do.
 
-    tick: float = 1.0
-    """Seconds of a tick: as short as the store can tell for sure."""
-
-    async def passes(self, ticks: float) -> None:
-        """Let time pass; a store with a clock of its own moves that."""
-        await asyncio.sleep(ticks * self.tick)
+    A subclass gives the fixture ``store``: an empty one for each test, opened.
+    """
 
     async def lease(self, store: QueueStore) -> tuple[str, str, int]:
         """Lease for ten ticks; there must be something."""
@@ -36,14 +27,16 @@ class QueueStoreConformance:
         assert found is not None
         return found[0], found[1].id, found[2]
 
-    async def test_events_come_in_their_order_as_they_were_put_and_each_once(self, store: QueueStore) -> None:
-        event = new(**FULL)
-        assert await store.put(event, key=None, capacity=100)
-        for identity in "abc":
-            assert await put(store, identity)
+    @pytest.mark.parametrize("form", EVENTS)
+    async def test_an_event_comes_out_as_it_was(self, store: QueueStore, form: str) -> None:
+        assert await store.put(EVENTS[form], key=None, capacity=100)
         found = await store.lease(10 * self.tick)
         assert found is not None
-        assert found[1] == event
+        assert exact(found[1]) == exact(EVENTS[form])
+
+    async def test_events_come_in_their_order_and_each_once(self, store: QueueStore) -> None:
+        for identity in "abc":
+            assert await put(store, identity)
         assert [(await self.lease(store))[1:] for _ in "abc"] == [("a", 1), ("b", 1), ("c", 1)]
         assert await store.lease(10 * self.tick) is None
 
