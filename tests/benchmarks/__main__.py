@@ -11,7 +11,9 @@ from typing import Final
 
 from .table import Row, environment, text, write_json
 
-_SUITES: Final = ("receiver", "sender", "codec", "memory", "stages", "pipeline")
+_SUITES: Final = ("receiver", "sender", "codec", "memory", "stages", "pipeline", "stores", "redis")
+#: Suites whose module has another name.
+_MODULES: Final = {"redis": "redis_store"}
 
 
 def _suites(value: str) -> list[str]:
@@ -40,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     failures: list[str] = []
     for name in arguments.only:
-        rows += import_module(f"{__package__}.{name}").run(arguments.rounds, arguments.seconds, failures)
+        rows += import_module(f"{__package__}.{_MODULES.get(name, name)}").run(
+            arguments.rounds, arguments.seconds, failures
+        )
     print("  ".join(f"{name} {version}" for name, version in environment().items()))
     print(text(rows))
     for failure in failures:

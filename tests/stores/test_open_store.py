@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sqlite3
@@ -11,13 +10,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiosqlite
 import pytest
 
 from cloudevents_kit.stages import DedupeStore, QueueStore, WindowStore
 from cloudevents_kit.stores import StoreError, open_store
 from cloudevents_kit.stores._store import Scope
 from tests.support.events import new
-from tests.support.programs import run
+from tests.support.lives import program
+from tests.support.openers import PROCESSES
 from tests.support.real_servers import Postgres
 from tests.support.sql import execute
 
@@ -51,6 +52,13 @@ async def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert await refused(url) == f'{package} is not installed: pip install "cloudevents-kit[{extra}]"'
+
+
+async def test_a_driver_that_lacks_what_is_used_of_it_is_refused_with_one_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(aiosqlite.Connection, "_execute")
+    assert "pip install 'aiosqlite<0.23'" in await refused("sqlite:///x.db")
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
@@ -108,6 +116,15 @@ async def _check_scopes(store: Scope) -> None:
     assert scoped("a") is scoped("a")
 
 
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///x.db", "redis://host"])
+def test_a_scope_has_a_name_in_every_kind_of_store(url: str) -> None:
+    store = open_store(url)
+    with pytest.raises(TypeError, match="name: must be a str"):
+        store.scoped(7)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name: must not be empty"):
+        store.scoped("")
+
+
 def test_what_a_store_does_not_keep_is_said_when_it_is_asked_for() -> None:
     for name in ("deduplication", "windows", "queue"):
         with pytest.raises(StoreError, match=f"{name}: this does not keep it"):
@@ -124,16 +141,9 @@ async def test_a_store_is_used_only_while_it_is_open(url: str) -> None:
 
 
 async def test_several_processes_may_open_a_new_database_at_once(url: str) -> None:
-    program = (
-        "import asyncio, sys\nfrom cloudevents_kit.stores import open_store\n"
-        "async def main():\n"
-        "    async with open_store(sys.argv[1]) as store:\n"
-        "        print('mine' if await store.deduplication.claim('k', sys.argv[2], 60) is None else 'held')\n"
-        "asyncio.run(main())\n"
-    )
-    ended = await asyncio.gather(*(run("-c", program, url, str(number)) for number in range(4)))
-    assert [code for code, _ in ended] == [0] * 4, ended
-    assert sum("mine" in printed for _, printed in ended) == 1
+    async with program("tests.support.openers", url) as process:
+        printed, _ = await process.communicate()
+    assert printed.split() == [b"0"] * PROCESSES + [b"1"]
 
 
 # What is refused.
@@ -240,13 +250,13 @@ async def test_sslmode_is_handed_to_the_driver(postgres: Postgres) -> None:
 async def test_a_database_that_is_read_only_is_refused(postgres: Postgres) -> None:
     await execute(postgres.url(), "CREATE DATABASE standby")
     await execute(postgres.url(), "ALTER DATABASE standby SET default_transaction_read_only = on")
-    assert "is read-only: let this process write it" in await refused(postgres.url("standby"))
+    assert "is read-only: let this process write it" in await refused(postgres.url("standby"), patience=30)
 
 
 async def test_tables_that_the_user_may_not_make_are_refused(postgres: Postgres) -> None:
     await execute(postgres.url(), "CREATE DATABASE guarded", "CREATE ROLE guest LOGIN")
     url = postgres.url("guarded").replace("postgres@", "guest@")
-    assert "grant the rights" in await refused(url)
+    assert "grant the rights" in await refused(url, patience=30)
 
 
 async def test_the_old_name_of_the_scheme_is_taken(postgres: Postgres) -> None:

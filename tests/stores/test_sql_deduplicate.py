@@ -6,7 +6,7 @@ import pytest
 
 from cloudevents_kit.stages import DedupeStore
 from cloudevents_kit.stores.sql import SqlStore, _deduplicate
-from tests.support.conformance import DedupeStoreConformance
+from cloudevents_kit.testing import DedupeStoreConformance
 from tests.support.sql import age, execute
 
 

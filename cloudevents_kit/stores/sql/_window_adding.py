@@ -33,10 +33,13 @@ class Add:
 class _View:
     """What the events of one transaction need to know of the windows, and what they change."""
 
-    def __init__(self, mark: Row, unfinished: int) -> None:
+    def __init__(self, mark: Row, unfinished: int, keys: int) -> None:
         self.before: int = mark.before
         self.remembered: int = mark.remembered
         self.unfinished = unfinished
+        """Windows that are open, or wait to be handed out."""
+        self.keys = keys
+        """Of all windows."""
         self.windows: dict[int, dict[str, Any]] = {}
         self.states: dict[tuple[int, str], list[Any]] = {}
         self.seen: dict[str, set[int]] = {}
@@ -44,7 +47,6 @@ class _View:
         self.changed: dict[tuple[int, str], str] = {}
         """Keys that have new states."""
         self.counted: list[tuple[str, int]] = []
-        self.new_keys = 0
 
 
 class Adding:
@@ -68,7 +70,7 @@ class Adding:
         return answers
 
     async def _view(self, connection: AsyncConnection, items: list[Add]) -> _View:
-        view = _View(await self._rows.lock(connection), await self._unfinished(connection))
+        view = _View(await self._rows.lock(connection), *await self._sums(connection))
         starts = {item.start for item in items}
         found = await connection.execute(sa.select(WINDOWS).where(self._rows.own(WINDOWS), WINDOWS.c.start.in_(starts)))
         view.windows = {row["start"]: dict(row) for row in found.mappings()}
@@ -105,7 +107,7 @@ class Adding:
         view.states[place] = item.fold(item.values, states)
         view.changed[place] = item.key
         window["keys"] += states is None
-        view.new_keys += states is None
+        view.keys += states is None
         window["events"] += 1
         if item.start not in view.windows:
             view.windows[item.start] = window
@@ -133,9 +135,11 @@ class Adding:
             await connection.execute(sa.update(MARKS).where(self._rows.own(MARKS)).values(remembered=view.remembered))
         status = self._rows.status
         status["remembered"], status["open"] = view.remembered, view.unfinished - status["waiting"]
-        status["keys"] += view.new_keys
+        status["keys"] = view.keys
 
-    async def _unfinished(self, connection: AsyncConnection) -> int:
-        """Return how many windows are open or wait to be handed out."""
-        wanted = sa.select(sa.func.count()).where(self._rows.own(WINDOWS), sa.or_(~WINDOWS.c.closed, WINDOWS.c.waiting))
-        return await connection.scalar(wanted) or 0
+    async def _sums(self, connection: AsyncConnection) -> tuple[int, int]:
+        """Return how many windows are open or wait to be handed out, and how many keys all have."""
+        unfinished = sa.case((sa.or_(~WINDOWS.c.closed, WINDOWS.c.waiting), 1), else_=0)
+        sums = sa.select(sa.func.sum(unfinished), sa.func.sum(WINDOWS.c["keys"])).where(self._rows.own(WINDOWS))
+        found, keys = (await connection.execute(sums)).one()
+        return int(found or 0), int(keys or 0)
