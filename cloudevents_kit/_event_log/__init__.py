@@ -1,0 +1,1 @@
+"""What `cloudevents_kit.event_log` is made of."""
