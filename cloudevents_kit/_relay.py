@@ -1,64 +1,39 @@
 """Sends what is in an outbox: leases events, hands them to a sink, and tells the store how that ended; see `outbox`.
 
-One task leases, many send, one settles: each talks to the store about many events at once.
+One task leases, many send, one settles: each talks to the store about many events at once. What was leased of one key
+is a chain, which one worker sends link by link. While a destination does not answer, one event at a time is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from contextvars import Context
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from cloudevents_kit._contract import log, name_of
-from cloudevents_kit._errors import DeliveryError
+from cloudevents_kit._attempts import Attempts
+from cloudevents_kit._contract import log
 from cloudevents_kit._event import Event
-from cloudevents_kit._result import Ack, Result, Undelivered
+from cloudevents_kit._hand_over import Taker
+from cloudevents_kit._outage import Outage, Trouble
+from cloudevents_kit._outbox_store import OutboxStore
+from cloudevents_kit._result import Ack, Nack, Undelivered
 from cloudevents_kit._retry import RetryPolicy, next_delay
+from cloudevents_kit._sharing import begin_use, end_use
 from cloudevents_kit._tasks import Tasks
 
-DeadLetter = Callable[[Event, Exception], Awaitable[object] | object]
 _HURRY = 1.0  # seconds after an event was added for which the relay looks more often, until that is committed
 _SOON = 0.02
 _LAST_WORDS = 5.0
-#: Parts of a lease: an event that has waited here for so long is not sent any more, and a delivery is cut off.
-_TOO_OLD = 0.4
-_CUT_OFF = 0.9
-
-
-class OutboxStore(Protocol):
-    """Keeps events until they are delivered. Each method is atomic, among all processes that use the store."""
-
-    async def add(self, event: Event, /, *, key: str | None) -> None:
-        """Store ``event`` where a crash cannot lose it; one with the same (source, id) counts as this one."""
-        ...
-
-    def insert(self, connection: Any, event: Event, /, *, key: str | None) -> None:
-        """Do what `add` does within the transaction of ``connection``, a synchronous one, or its session."""
-        ...
-
-    async def lease(self, most: int, seconds: float, /) -> Sequence[tuple[str, Event, int]]:
-        """Return events that are due, the first ``most`` of them, for ``seconds``; after that they are due again.
-
-        Before each comes a token of this lease; after it, how many attempts have failed. Not due are events that are
-        leased or wait for their next attempt, and those with a key of which an earlier event is still there.
-        """
-        ...
-
-    async def settle(self, ends: Mapping[str, tuple[int, float] | None], /) -> None:
-        """Say, by token, how attempts ended: None removes the event, whoever has it now.
-
-        Otherwise it has so many failed attempts and is due in so many seconds, if the lease is not void.
-        """
-        ...
-
-    async def lag(self) -> tuple[int, float]:
-        """Return how many events there are, and the age of the oldest in seconds."""
-        ...
+_LONGEST = 15.0  # seconds between two tries at a store that fails, unless its polls are farther apart
+#: Parts of a lease: an event that has waited here for so long is not sent any more, a delivery is cut off, and what is
+#: done with one that failed.
+_TOO_OLD = 0.25
+_CUT_OFF = 0.75
+_TOO_LATE = 0.95
 
 
 class _Leased(NamedTuple):
@@ -66,16 +41,22 @@ class _Leased(NamedTuple):
     event: Event
     attempts: int
     since: float
+    """From when on its lease lasts at least as long as is set."""
+
+
+_Chain = deque[_Leased]
 
 
 class Settings(NamedTuple):
     """How a relay works; see `outbox.Outbox`."""
 
+    name: str
+    """For logs."""
     batched: bool
     concurrency: int
     batch: int
     policy: RetryPolicy
-    dead_letter: DeadLetter | None
+    dead_letter: Taker | None
     lease: float
     poll: float
     grace: float
@@ -87,24 +68,37 @@ class Relay:
     def __init__(self, store: OutboxStore, sink: Any, settings: Settings, counts: dict[str, int]) -> None:
         """Begin closed."""
         self._store, self._sink, self._counts = store, sink, counts
-        self._batched, self._concurrency, self._batch, self._policy = settings[:4]
-        self._dead_letter, self._lease, self._poll, self._grace = settings[4:]
-        self._closing = self._over = False
+        self._name, self._batched, self._concurrency, self._batch, self._policy = settings[:5]
+        dead_letter, self._lease, self._poll, self._grace = settings[5:]
+        name = settings.name
+        self._attempts = Attempts(name, sink, dead_letter, counts, batched=self._batched)
+        self._outage = Outage(name, self._policy)
+        longest = max(self._poll, min(_LONGEST, self._lease / 4))
+        self._leases, self._settles = (Trouble(name, self._poll, longest, counts) for _ in range(2))
+        self._most = self._batch
+        """Events to lease at once: fewer if they wait here for too long."""
+        self._are_stale = False
+        self._reserve = 0.0
+        """Seconds that are added to a lease, for what it takes the store to tell it."""
+        self._at_work = 0
         self._hurry_until = 0.0
-        self._news, self._room, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._ready: deque[_Leased] = deque()
+        self._news, self._room, self._ended, self._closing, self._over = (asyncio.Event() for _ in range(5))
+        self._ready: deque[_Chain] = deque()
+        self._waiting = 0
+        """Events that are ready."""
         self._idle: deque[asyncio.Future[None]] = deque()
         self._ends: dict[str, tuple[int, float] | None] = {}
         self._workers, self._keepers = (
-            Tasks(lambda error: log.error("outbox: a task of the relay failed", exc_info=error)) for _ in range(2)
+            Tasks(lambda error: log.error("%s: a task of the relay failed", name, exc_info=error)) for _ in range(2)
         )
 
     def open(self) -> None:
         """Begin."""
+        begin_use(self._store, self, self._name, self._sink)
         self._loop = asyncio.get_running_loop()
         self._leasing = self._keepers.start(self._lease_all(), Context())
         self._settling = self._keepers.start(self._settle_all(), Context())
-        self._at_work = [self._workers.start(self._work(), Context()) for _ in range(self._concurrency)]
+        self._senders = [self._workers.start(self._work(), Context()) for _ in range(self._concurrency)]
 
     def wake(self) -> None:
         """Look into the store now."""
@@ -118,151 +112,189 @@ class Relay:
 
     async def close(self) -> None:
         """End what is being sent; what is not sent by then stays in the store, and is due at once."""
-        self._closing = True
+        self._closing.set()
         self._news.set()
         self._room.set()
         try:
             await asyncio.wait({self._leasing}, timeout=_LAST_WORDS)
-            for leased in self._ready:
-                self._ends[leased.token] = leased.attempts, 0.0
-            self._ready.clear()
-            while self._idle:
-                self._call_worker()
+            self._let_go()
             await self._workers.close(self._grace)
-        finally:
-            self._over = True
-            self._ended.set()
-            await self._keepers.close(_LAST_WORDS)
+        finally:  # also if this is cancelled
+            self._let_go()
+            try:
+                await self._workers.close()
+            finally:
+                self._over.set()
+                self._ended.set()
+                end_use(self._store, self)
+                await self._keepers.close(_LAST_WORDS)
+
+    def _let_go(self) -> None:
+        """Give back what no worker has begun, and let the idle ones end."""
+        self._give_back_ready()
+        while self._idle:
+            self._call_worker()
+
+    def _give_back_ready(self) -> None:
+        for chain in self._ready:
+            self._give_back(chain)
+        self._ready.clear()
+        self._waiting = 0
+
+    def _give_back(self, these: Iterable[_Leased]) -> None:
+        for leased in these:
+            self._ends[leased.token] = leased.attempts, 0.0
+
+    # Leasing.
 
     async def _lease_all(self) -> None:
         """Keep events ready for the workers."""
-        while not self._closing:
+        while not self._closing.is_set():
             self._news.clear()
             self._room.clear()
-            room = self._batch - len(self._ready)
-            if room * 2 < self._batch:
-                await self._room.wait()
+            room, pause = self._space()
+            if not room:
+                await _wait(self._room, pause)
                 continue
-            since = monotonic()
-            try:
-                found = await self._store.lease(room, self._lease)
-            except Exception as error:  # noqa: BLE001 - the next look may succeed
-                self._report("nothing can be leased", error)
-                found = ()
-            for token, event, attempts in found:
-                if self._closing:
-                    self._ends[token] = attempts, 0.0
-                else:
-                    self._ready.append(_Leased(token, event, attempts, since))
-                    self._call_worker()
-            if not found and not self._closing:
+            found = 0
+            # More ends than that are none that are being stored: what is sent meanwhile would be sent once more.
+            if len(self._ends) <= self._batch:
+                try:
+                    found = await self._lease_some(room)
+                except Exception as error:  # noqa: BLE001 - the next look may succeed
+                    await _wait(self._closing, self._leases.failed("nothing can be leased", error))
+                    continue
+                self._leases.worked()
+            if not found and not self._closing.is_set():
                 await self._rest()
+
+    def _space(self) -> tuple[int, float | None]:
+        """Return how many events to lease; if none, after how many seconds to look again if nothing happens here."""
+        if self._outage.is_on:
+            if self._at_work or self._ready:
+                return 0, None
+            pause = self._outage.left
+            return (0, pause) if pause else (1, None)
+        room = self._most - self._waiting
+        return (room if room * 2 >= self._most else 0), None
+
+    async def _lease_some(self, most: int) -> int:
+        # If the answer comes late, not much of the lease is left: the next one is asked for with more time in reserve.
+        began, reserve = monotonic(), self._reserve
+        chains: dict[object, _Chain] = {}
+        found = await self._store.lease(most, self._lease + reserve)
+        self._reserve = max(2 * (monotonic() - began), reserve / 2)
+        for token, event, attempts, key in found:
+            chain = chains.setdefault((token,) if key is None else key, deque())
+            chain.append(_Leased(token, event, attempts, began + reserve))
+        if self._closing.is_set():
+            for chain in chains.values():
+                self._give_back(chain)
+            return 0
+        self._most = max(1, self._most // 2) if self._are_stale else min(self._batch, self._most * 2)
+        self._are_stale = False
+        if self._outage.is_on:
+            self._outage.probe()
+        self._waiting += len(found)
+        self._ready += chains.values()
+        for _ in chains:
+            self._call_worker()
+        return len(found)
 
     async def _rest(self) -> None:
         seconds = min(self._poll, _SOON) if monotonic() < self._hurry_until else self._poll
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
+        await _wait(self._news, seconds)
 
     def _call_worker(self) -> None:
         if self._idle:
             with suppress(asyncio.InvalidStateError):  # of one that was cancelled
                 self._idle.popleft().set_result(None)
 
+    # Sending.
+
     async def _work(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             if self._ready:
-                these = self._take()
-                if these:
-                    await self._send(these)
+                await self._send(self._take())
             else:
-                future = asyncio.get_running_loop().create_future()
+                future = self._loop.create_future()
                 self._idle.append(future)
                 await future
 
-    def _take(self) -> list[_Leased]:
-        """Return what one worker sends at once, without what has waited here for too long of its lease."""
-        until = monotonic() - self._lease * _TOO_OLD
-        these: list[_Leased] = []
-        while self._ready and len(these) < (self._batch if self._batched else 1):
-            leased = self._ready.popleft()
-            if leased.since > until:
-                these.append(leased)
-        if len(self._ready) * 2 <= self._batch:
+    def _take(self) -> list[_Chain]:
+        """Return what one worker sends: a chain, or, batched, many, the first links of which make up a batch."""
+        chains: list[_Chain] = []
+        while self._ready and len(chains) < (self._batch if self._batched else 1):
+            chains.append(self._ready.popleft())
+            self._waiting -= len(chains[-1])
+        if self._waiting * 2 <= self._most:
             self._room.set()
-        return these
+        return chains
 
-    async def _send(self, these: list[_Leased]) -> None:
-        """Send, and note how it ended; what is cut off by the end of the relay is due again at once."""
+    async def _send(self, chains: list[_Chain]) -> None:
+        """Send link by link, and note how each ended; what is left, whatever the reason, is due again at once."""
+        going = chains
+        self._at_work += 1
         try:
-            results = await self._results(these)
-            for leased, result in zip(these, results, strict=True):
-                self._ends[leased.token] = await self._end(leased, result)
-        except asyncio.CancelledError:
-            for leased in these:
-                self._ends.setdefault(leased.token, (leased.attempts, 0.0))
-            raise
+            while going := [chain for chain in going if chain and self._is_fresh(chain[0])]:
+                left = self._left(going[0][0], _CUT_OFF)
+                results = await self._attempts.send([chain[0].event for chain in going], left)
+                failed: list[tuple[_Chain, Nack | Undelivered]] = []
+                for chain, result in zip(going, results, strict=True):
+                    if self._outage.learn(result):
+                        self._give_back_ready()
+                        self._room.set()
+                    if isinstance(result, Ack):
+                        self._counts["sent"] += 1
+                        self._ends[chain.popleft().token] = None
+                    else:
+                        failed.append((chain, result))
+                self._ended.set()
+                for chain, result in failed:
+                    await self._fail(chain, result)
         finally:
+            self._at_work -= 1
+            for chain in chains:
+                self._give_back(chain)
             self._ended.set()
+            if self._outage.is_on:
+                self._room.set()
 
-    async def _results(self, these: list[_Leased]) -> Sequence[Result]:
-        sink: Any = self._sink
-        left = self._lease * _CUT_OFF - (monotonic() - these[0].since)
-        limit = asyncio.timeout(left)
-        try:
-            async with limit:
-                if self._batched:
-                    results = await sink.send_batch([leased.event for leased in these])
-                else:
-                    results = [await sink.send(these[0].event)]
-                if len(results) != len(these) or not all(isinstance(one, Result) for one in results):
-                    raise TypeError("a sink returns a result for each event")
-                return results  # type: ignore[no-any-return]
-        except asyncio.CancelledError as error:
-            task: Any = asyncio.current_task()
-            if task.cancelling():
-                raise
-            result = Undelivered(error=f"ended as if it had been cancelled ({error})", possibly_delivered=True)
-        except Exception as error:  # noqa: BLE001 - a sink should not raise; these failed, the others may not
-            if limit.expired():
-                told = f"not done within {left:.0f} s: the lease must be longer than a delivery takes"
-                result = Undelivered(reason="timeout", error=told, possibly_delivered=True)
-            else:
-                log.error("outbox: the sink raised: %s", name_of(these[0].event), exc_info=error)
-                result = Undelivered(error=f"{type(error).__name__}: {error}", possibly_delivered=True)
-        return [result] * len(these)
+    def _is_fresh(self, leased: _Leased) -> bool:
+        is_stale = self._left(leased, _TOO_OLD) <= 0
+        self._are_stale |= is_stale
+        return not self._closing.is_set() and not is_stale
 
-    async def _end(self, leased: _Leased, result: Result) -> tuple[int, float] | None:
-        """Return what the store is to be told."""
-        if isinstance(result, Ack):
-            self._counts["sent"] += 1
-            return None
-        self._counts["failed"] += 1
+    def _left(self, leased: _Leased, part: float) -> float:
+        """Return the seconds until so much of a lease has passed."""
+        return leased.since + self._lease * part - monotonic()
+
+    async def _fail(self, chain: _Chain, result: Nack | Undelivered) -> None:
+        """Note that the first link failed; if it is to be tried again, those behind it wait for it.
+
+        One that the sink has stored as a dead letter itself has its end, whatever the policy says.
+        """
+        leased = chain[0]
         attempts = leased.attempts + 1
-        delay = next_delay(self._policy, attempts, result, chance=self._policy.chance())
-        if delay is None and await self._hand_over(leased.event, result):
+        self._counts["failed"] += 1
+        is_over, delay = result.dead_lettered, next_delay(self._policy, attempts, result, chance=self._policy.chance())
+        if delay is None and not is_over:
+            left = self._left(leased, _TOO_LATE)
+            if left <= 0:
+                return  # those before it took so long: it is sent, and fails, once more
+            is_over = await self._attempts.bury(leased.event, attempts, result, left)
+        if is_over:
             self._counts["dead_lettered"] += 1
-            return None
-        return attempts, self._policy.max_delay if delay is None else delay
+            self._ends[chain.popleft().token] = None
+            return
+        self._ends[chain.popleft().token] = attempts, self._policy.max_delay if delay is None else delay
+        self._give_back(chain)
+        chain.clear()
 
-    async def _hand_over(self, event: Event, result: Result) -> bool:
-        try:
-            result.raise_for_outcome()
-        except DeliveryError as error:
-            if self._dead_letter is None:
-                log.error("outbox: still not delivered, tried again later: %s: %s", name_of(event), error)
-                return False
-            try:
-                taken = self._dead_letter(event, error)
-                if inspect.isawaitable(taken):
-                    await taken
-            except Exception as second:  # noqa: BLE001 - the event stays
-                log.error("outbox: could not be handed over: %s", name_of(event), exc_info=second)
-                return False
-        return True
+    # Settling.
 
     async def _settle_all(self) -> None:
-        """Tell the store how attempts ended, many at once; what it is not told is sent again."""
+        """Tell the store how attempts ended, many at once; what it cannot be told in the end is sent again."""
         while True:
             await self._ended.wait()
             self._ended.clear()
@@ -270,12 +302,20 @@ class Relay:
                 ends, self._ends = self._ends, {}
                 try:
                     await self._store.settle(ends)
-                except Exception as error:  # noqa: BLE001 - their leases run out
-                    self._report(f"{len(ends)} ends were not stored", error)
+                except Exception as error:  # noqa: BLE001 - the next time may succeed; else their leases run out
+                    pause = self._settles.failed(f"{len(ends)} ends were not stored", error)
+                    self._ends = ends | self._ends
+                    if self._over.is_set():
+                        return
+                    await _wait(self._over, pause)
+                    continue
+                self._settles.worked()
                 self._news.set()  # what is behind them may be due
-            if self._over:
+            if self._over.is_set():
                 return
 
-    def _report(self, what: str, error: Exception) -> None:
-        self._counts["store_failed"] += 1
-        log.error("outbox: %s", what, exc_info=error)
+
+async def _wait(event: asyncio.Event, seconds: float | None) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -25,8 +27,8 @@ from cloudevents_kit import (
 from cloudevents_kit.outbox import Lag, Outbox, OutboxStore
 from cloudevents_kit.stores import StoreError, open_store
 from cloudevents_kit.stores.memory_outbox import MemoryOutboxStore
+from cloudevents_kit.testing import OutboxStoreConformance
 from tests.support.clock import ManualClock
-from tests.support.conformance_outbox import OutboxStoreConformance
 from tests.support.events import new
 
 SOON = RetryPolicy(attempts=3, initial=0.001, max_delay=0.002)
@@ -116,7 +118,13 @@ async def test_what_was_added_before_and_after_it_was_opened_is_sent() -> None:
         await outbox.add(new(id="after"))  # and does not wait for the next look into the store
         await empty(outbox)
     assert sink.ids == ["before", "after"]
-    assert outbox.counts == {"sent": 2, "failed": 0, "dead_lettered": 0, "store_failed": 0}
+    assert outbox.counts == {
+        "sent": 2,
+        "failed": 0,
+        "dead_lettered": 0,
+        "dead_letter_failed": 0,
+        "store_failed": 0,
+    }
 
 
 async def test_what_fails_is_sent_again_with_the_same_source_and_id() -> None:
@@ -169,7 +177,7 @@ async def test_without_a_hook_or_if_it_fails_the_event_stays_and_is_tried_again(
     outbox = await relayed(hooked, new(id="a"), dead_letter=lambda event, error: 1 / 0)
     assert len(hooked.got) == 3
     assert "could not be handed over: id='a'" in caplog.text
-    assert outbox.counts["dead_lettered"] == 0
+    assert (outbox.counts["dead_lettered"], outbox.counts["dead_letter_failed"]) == (0, 2)
 
 
 async def test_with_a_key_events_are_sent_one_after_the_other_and_wait_for_one_that_fails() -> None:
@@ -177,11 +185,40 @@ async def test_with_a_key_events_are_sent_one_after_the_other_and_wait_for_one_t
     events = [new(id=f"{key}{number}", partitionkey=key) for number in range(1, 4) for key in "abc"]
     free = [new(id=f"free{number}") for number in range(3)]
     outbox = await relayed(sink, *events, *free, key=lambda event: event.get("partitionkey"))
-    for key in "abc":
-        assert list(dict.fromkeys(id for id in sink.ids if id[0] == key)) == [f"{key}1", f"{key}2", f"{key}3"]
-    assert sink.ids.index("b3") < len(sink.ids) - 1 or sink.ids.count("a1") == 3
-    assert sink.ids.count("a1") == 3
+    assert [id for id in sink.ids if id[0] == "a"] == ["a1", "a1", "a1", "a2", "a3"]
+    for key in "bc":
+        assert [id for id in sink.ids if id[0] == key] == [f"{key}1", f"{key}2", f"{key}3"]
     assert outbox.counts["sent"] == 12
+
+
+async def test_events_of_one_key_are_never_in_one_batch() -> None:
+    """Which has no order; and those behind one that is a dead letter go on."""
+    sink = Batches(a2=[Nack(status=422)], b1=[Nack(retryable=True)])
+    events = [new(id=f"{key}{number}", partitionkey=key) for key in "ab" for number in range(1, 5)]
+    await relayed(
+        sink,
+        *events,
+        key=lambda event: event.get("partitionkey"),
+        batched=True,
+        concurrency=1,
+        dead_letter=lambda event, error: None,
+    )
+    assert [id for id in sink.ids if id[0] == "a"] == ["a1", "a2", "a3", "a4"]
+    assert [id for id in sink.ids if id[0] == "b"] == ["b1", "b1", "b2", "b3", "b4"]
+    assert max(sink.sizes) == 2
+
+
+async def test_a_chain_ends_where_the_relay_is_closed() -> None:
+    sink, store = Scripted(), MemoryOutboxStore()
+    sink.gate = asyncio.Event()
+    outbox = Outbox(store, sink, key=lambda event: "k")
+    for number in range(5):
+        await outbox.add(new(id=str(number)))
+    async with outbox:
+        await until(lambda: sink.got)
+        asyncio.get_running_loop().call_soon(sink.gate.set)
+    assert sink.ids == ["0"]
+    assert [event.id for _, event, *_ in await store.lease(100, 60)] == ["1", "2", "3", "4"]
 
 
 async def test_no_more_are_sent_at_once_than_the_sink_wants() -> None:
@@ -215,19 +252,85 @@ async def test_a_delivery_that_takes_too_long_for_its_lease_is_cut_off() -> None
     assert len(sink.got) > 1
 
 
-async def test_what_waited_here_for_too_long_of_its_lease_is_left_for_others() -> None:
-    """One place to send from, which the first event holds: the second is sent after its lease has run out."""
+async def test_what_waited_here_for_too_long_of_its_lease_is_given_back_at_once() -> None:
+    """One place to send from, which the first event holds: the second is leased again, not left until that is over."""
     sink, store = Scripted(), MemoryOutboxStore()
     sink.gate = asyncio.Event()
-    outbox = Outbox(store, sink, lease=0.2, poll=0.005, concurrency=1, retry=SOON)
+    outbox = Outbox(store, sink, lease=2.0, poll=0.005, concurrency=1, retry=SOON)
     await outbox.add(new(id="a"))
     await outbox.add(new(id="b"))
+    leased: list[Sequence[Any]] = []
+    lease = store.lease
+
+    async def seen(most: int, seconds: float, /) -> Sequence[tuple[str, Event, int, str | None]]:
+        leased.append(await lease(most, seconds))
+        return leased[-1]
+
+    store.lease = seen  # type: ignore[method-assign]
+    began = asyncio.get_running_loop().time()
     async with outbox:
         await until(lambda: sink.got)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)
         sink.gate.set()
         await empty(outbox)
-    assert sorted(sink.ids) == ["a", "b"]
+    assert asyncio.get_running_loop().time() - began < 1.8
+    assert sink.ids == ["a", "b"]
+    assert [[event.id for _, event, *_ in found] for found in leased if found] == [["a", "b"], ["b"]]
+
+
+async def test_a_hook_that_hangs_is_cut_off_and_the_event_stays(caplog: pytest.LogCaptureFixture) -> None:
+    hooked = []
+
+    async def hang(event: Event, error: Exception) -> None:
+        hooked.append(event.id)
+        if len(hooked) == 1:
+            await asyncio.Event().wait()
+
+    sink = Scripted(a=[Nack(status=422)] * 2)
+    async with asyncio.timeout(5):
+        outbox = await relayed(sink, new(id="a"), new(id="b"), lease=0.2, concurrency=1, dead_letter=hang)
+    assert hooked == ["a", "a"]
+    assert "could not be handed over: id='a'" in caplog.text
+    assert outbox.counts["dead_lettered"] == 1
+
+
+async def test_closing_cuts_off_a_hook_and_its_event_stays() -> None:
+    hooked, store = asyncio.Event(), MemoryOutboxStore()
+
+    async def hang(event: Event, error: Exception) -> None:
+        hooked.set()
+        await asyncio.Event().wait()
+
+    outbox = Outbox(store, Scripted(a=[Nack(status=422)]), dead_letter=hang, grace=0.01)
+    await outbox.add(new(id="a"))
+    async with outbox:
+        await hooked.wait()
+    assert [(event.id, attempts) for _, event, attempts, _ in await store.lease(9, 60)] == [("a", 0)]
+
+
+async def test_when_hooks_take_all_the_time_the_rest_of_the_batch_is_sent_again() -> None:
+    """With its attempts as before: its last one has had no end."""
+    handed: list[str] = []
+
+    def slow(event: Event, error: Exception) -> None:
+        time.sleep(0.11)
+        handed.append(event.id)
+
+    ids = [str(number) for number in range(4)]
+    sink = Batches(**{id: [Nack(status=422)] * 9 for id in ids})
+    await relayed(sink, *(new(id=id) for id in ids), batched=True, concurrency=1, lease=0.2, dead_letter=slow)
+    assert sorted(handed) == ids
+    assert len(sink.got) > len(ids)
+
+
+async def test_a_hook_that_ends_as_if_cancelled_does_not_end_the_relay() -> None:
+    async def cancelled(event: Event, error: Exception) -> None:
+        raise asyncio.CancelledError
+
+    sink = Scripted(a=[Nack(status=422)])
+    outbox = await relayed(sink, new(id="a"), new(id="b"), concurrency=1, dead_letter=cancelled)
+    assert sorted(sink.ids) == ["a", "a", "b"]
+    assert outbox.counts["dead_lettered"] == 0
 
 
 class Failing:
@@ -243,14 +346,17 @@ class Failing:
         if left > 0:
             raise StoreError("is locked")
 
-    async def add(self, event: Event, /, *, key: str | None) -> None:
+    async def add(self, event: Event, /, *, key: str | None, due: datetime | float = 0.0) -> None:
         self._check("add")
-        await self.inner.add(event, key=key)
+        await self.inner.add(event, key=key, due=due)
 
-    def insert(self, connection: Any, event: Event, /, *, key: str | None) -> None:
-        self.inner.insert(connection, event, key=key)
+    def insert(self, connection: Any, event: Event, /, *, key: str | None, due: datetime | float = 0.0) -> None:
+        self.inner.insert(connection, event, key=key, due=due)
 
-    async def lease(self, most: int, seconds: float, /) -> Sequence[tuple[str, Event, int]]:
+    async def cancel(self, source: str, id: str, /) -> bool:
+        return await self.inner.cancel(source, id)
+
+    async def lease(self, most: int, seconds: float, /) -> Sequence[tuple[str, Event, int, str | None]]:
         self._check("lease")
         return await self.inner.lease(most, seconds)
 
@@ -258,23 +364,47 @@ class Failing:
         self._check("settle")
         await self.inner.settle(ends)
 
-    async def lag(self) -> tuple[int, float]:
+    async def lag(self) -> Lag:
         return await self.inner.lag()
 
+    async def clear(self) -> int:
+        return await self.inner.clear()
 
-async def test_a_store_that_fails_for_a_while_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+
+async def test_a_store_that_fails_for_a_while_loses_nothing_and_repeats_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     sink, store = Scripted(), Failing()
-    store.fails = {"add": 1, "lease": 2, "settle": 1}
-    outbox = Outbox(store, sink, lease=0.05, poll=0.005)
+    store.fails = {"add": 1, "lease": 2, "settle": 3}
+    outbox = Outbox(store, sink, poll=0.005)
     with pytest.raises(StoreError):
         await outbox.add(new(id="a"))
     await outbox.add(new(id="a"))
     async with outbox:
         await empty(outbox)
-    assert outbox.counts["store_failed"] == 3
-    assert set(sink.got) == {("/s", "a")}
+    assert outbox.counts["store_failed"] == 5
+    assert sink.got == [("/s", "a")]
     assert "nothing can be leased" in caplog.text
     assert "1 ends were not stored" in caplog.text
+
+
+async def test_while_no_end_can_be_stored_not_much_is_sent() -> None:
+    """Since it would be sent again; and at the end it is tried once more."""
+    sink, store = Scripted(), Failing()
+    store.fails = {"settle": 10**6}
+    outbox = Outbox(store, sink, poll=0.002, batch=5)
+    for number in range(100):
+        await outbox.add(new(id=str(number)))
+    async with outbox:
+        await until(lambda: outbox.counts["store_failed"] > 7)
+        assert len(sink.got) < 30
+        store.fails = {"settle": 0}
+    assert (await outbox.lag()).waiting == 100 - len(sink.got)
+    store.fails = {"settle": 10**6}
+    async with outbox:
+        before = outbox.counts["store_failed"]
+        await until(lambda: len(sink.got) == 100 or outbox.counts["store_failed"] > before + 7)
+    assert outbox.counts["store_failed"] > before + 7
 
 
 async def test_closing_lets_what_is_sent_end_and_gives_back_the_rest() -> None:
@@ -287,7 +417,7 @@ async def test_closing_lets_what_is_sent_end_and_gives_back_the_rest() -> None:
         await until(lambda: len(sink.got) == 2)
         asyncio.get_running_loop().call_soon(sink.gate.set)
     assert sink.ids == ["0", "1"]
-    assert [event.id for _, event, _ in await store.lease(100, 60)] == [str(number) for number in range(2, 10)]
+    assert [event.id for _, event, *_ in await store.lease(100, 60)] == [str(number) for number in range(2, 10)]
 
 
 class Slow(MemoryOutboxStore):
@@ -297,7 +427,7 @@ class Slow(MemoryOutboxStore):
         super().__init__()
         self.leasing, self.gate = asyncio.Event(), asyncio.Event()
 
-    async def lease(self, most: int, seconds: float, /) -> Sequence[tuple[str, Event, int]]:
+    async def lease(self, most: int, seconds: float, /) -> Sequence[tuple[str, Event, int, str | None]]:
         found = await super().lease(most, seconds)
         self.leasing.set()
         await self.gate.wait()
@@ -312,7 +442,26 @@ async def test_what_is_leased_while_it_is_closed_is_given_back() -> None:
         await store.leasing.wait()
         asyncio.get_running_loop().call_soon(store.gate.set)
     assert not sink.got
-    assert [event.id for _, event, _ in await store.lease(100, 60)] == ["a"]
+    assert [event.id for _, event, *_ in await store.lease(100, 60)] == ["a"]
+
+
+async def test_closing_that_is_cancelled_leaves_nothing_running() -> None:
+    """And gives back everything."""
+    sink, store = Scripted(), MemoryOutboxStore()
+    sink.gate = asyncio.Event()
+    outbox = Outbox(store, sink, concurrency=2)
+    for number in range(5):
+        await outbox.add(new(id=str(number)))
+    before = asyncio.all_tasks()
+    await outbox.__aenter__()
+    await until(lambda: len(sink.got) == 2)
+    closing = asyncio.create_task(outbox.__aexit__())
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert asyncio.all_tasks() == before
+    assert [event.id for _, event, *_ in await store.lease(100, 60)] == ["0", "1", "2", "3", "4"]
 
 
 async def test_it_can_be_opened_again_but_not_twice() -> None:
@@ -334,6 +483,7 @@ async def test_an_outbox_without_a_sink_only_adds() -> None:
 
 
 async def test_an_event_that_is_added_while_another_is_handled_names_its_cause() -> None:
+    """K-E4.1."""
     store = MemoryOutboxStore()
     outbox = Outbox(store)
 
@@ -341,7 +491,7 @@ async def test_an_event_that_is_added_while_another_is_handled_names_its_cause()
         await outbox.add(new(id="effect"))
 
     assert await HandlerSink(handler).send(new(id="cause"))
-    [(_, event, _)] = await store.lease(1, 60)
+    [(_, event, *_)] = await store.lease(1, 60)
     assert (event["causationid"], event["correlationid"]) == ("cause", "cause")
 
 
@@ -397,5 +547,98 @@ async def test_what_cannot_be_added_is_refused() -> None:
         outbox.add_sync(new(), object())
     with pytest.raises(TypeError, match="key: must be a function that returns a str"):
         await Outbox(MemoryOutboxStore(), key=lambda event: 5).add(new())  # type: ignore[arg-type,return-value]
+    with pytest.raises(ValueError, match=r"key: must not be empty .return None for an event that follows no other"):
+        await Outbox(MemoryOutboxStore(), key=lambda event: "").add(new())
     async with open_store("memory:") as store:
-        assert await store.outbox.lag() == (0, 0.0)
+        assert await store.outbox.lag() == (0, 0.0, 0)
+
+
+# Scheduled and delayed.
+
+
+async def scheduled(**given: Any) -> tuple[Outbox, Scripted, ManualClock]:
+    sink, clock = Scripted(), ManualClock()
+    outbox = Outbox(MemoryOutboxStore(clock=clock), sink, poll=0.002, lease=1e6, **given)
+    return outbox, sink, clock
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+async def test_an_event_for_later_is_sent_when_its_time_has_come_and_not_before(absolute: bool) -> None:
+    """K-D11."""
+    outbox, sink, clock = await scheduled()
+    if absolute:
+        plus_2 = timezone(timedelta(hours=2))
+        await outbox.add(new(id="later"), at=(clock.now() + timedelta(seconds=5)).astimezone(plus_2))
+    else:
+        await outbox.add(new(id="later"), delay=5)
+    await outbox.add(new(id="now"), at=clock.now() - timedelta(days=1))
+    assert await outbox.lag() == (1, 0.0, 1)
+    async with outbox:
+        await until(lambda: sink.got)
+        await clock.sleep(4.9)
+        await outbox.add(new(id="also now"))
+        await until(lambda: len(sink.got) == 2)
+        assert sink.ids == ["now", "also now"]
+        await clock.sleep(0.2)
+        await until(lambda: len(sink.got) == 3)
+    assert sink.ids == ["now", "also now", "later"]
+
+
+async def test_an_event_for_later_holds_up_nobody_and_waits_for_nobody() -> None:
+    """K-D11: it takes no part in the order of its key."""
+    outbox, sink, clock = await scheduled(key=lambda event: "k", retry=RetryPolicy(initial=100, jitter=False))
+    sink.answers = {"b": iter([Nack(retryable=True)])}
+    await outbox.add(new(id="later"), delay=5)
+    await outbox.add(new(id="a"), delay=0)
+    await outbox.add(new(id="b"))
+    await outbox.add(new(id="c"))
+    async with outbox:
+        await until(lambda: outbox.counts["failed"])
+        assert sink.ids == ["a", "b"]
+        await clock.sleep(6)
+        await until(lambda: len(sink.got) == 3)
+        assert sink.ids == ["a", "b", "later"]
+        await clock.sleep(100)
+        await empty(outbox)
+    assert sink.ids == ["a", "b", "later", "b", "c"]
+
+
+async def test_what_waits_can_be_cancelled_and_what_is_being_sent_or_gone_cannot() -> None:
+    """K-D11."""
+    outbox, sink, clock = await scheduled()
+    sink.gate = asyncio.Event()
+    await outbox.add(new(id="later"), delay=5)
+    await outbox.add(new(id="now"))
+    async with outbox:
+        await until(lambda: sink.got)
+        assert not await outbox.cancel("/s", "now")
+        assert not await outbox.cancel("/other", "later")
+        assert await outbox.cancel("/s", "later")
+        assert not await outbox.cancel("/s", "later")
+        sink.gate.set()
+        await empty(outbox)
+        assert not await outbox.cancel("/s", "now")
+        await clock.sleep(10)
+    assert sink.ids == ["now"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"at": datetime(2030, 1, 1)}, "at: must have a time zone, such as datetime.now.UTC."),  # noqa: DTZ001
+        ({"at": "2030-01-01T00:00:00Z"}, "at: must be a datetime, not str"),
+        ({"at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 1}, "at, delay: give one of them"),
+        ({"delay": -1}, "delay: must be finite and not negative, not -1"),
+        ({"delay": float("inf")}, "delay: must be finite"),
+        ({"delay": "5"}, "delay: must be a number"),
+    ],
+)
+async def test_a_time_that_makes_no_sense_is_refused(given: dict[str, Any], told: str) -> None:
+    outbox = Outbox(MemoryOutboxStore())
+    with pytest.raises((TypeError, ValueError), match=told):
+        await outbox.add(new(), **given)
+    with pytest.raises((TypeError, ValueError), match=told):
+        outbox.add_sync(new(), None, **given)
+    assert await outbox.lag() == (0, 0.0, 0)
+    with pytest.raises(TypeError, match="id: must be a str, not int"):
+        await outbox.cancel("/s", 1)  # type: ignore[arg-type]

@@ -12,11 +12,12 @@ from typing import Literal
 
 from cloudevents_kit._contract import Handler, Outcome
 from cloudevents_kit._event import Event
+from cloudevents_kit._hand_over import Taker
 from cloudevents_kit._retry import RetryPolicy
 from cloudevents_kit.stages._keys import Key, key_of
 from cloudevents_kit.stages._queue_base import Queue, Settings
 from cloudevents_kit.stages._queue_store import QueueStore
-from cloudevents_kit.stages._queue_stored import DeadLetter, StoredQueue
+from cloudevents_kit.stages._queue_stored import StoredQueue
 from cloudevents_kit.stages._turns import Turns
 
 
@@ -73,7 +74,7 @@ def queue(
     key: Key | None = None,
     store: QueueStore | None = None,
     retry: RetryPolicy | None = None,
-    dead_letter: DeadLetter | None = None,
+    dead_letter: Taker | None = None,
     lease: float = 60.0,
     poll: float = 1.0,
     grace: float = 10.0,
@@ -86,6 +87,7 @@ def queue(
     the queue. With a ``store``, an event is stored and answered 202; the workers go on with it later, as the current
     event, and what was left is picked up at the next start: an event may run more than once. One that fails is tried
     again as ``retry`` says, then handed to ``dead_letter`` or else parked in the store. Its reply has nobody to go to.
+    Put `deduplicate` inside of it, or that would keep such an event from coming in again.
 
     Args:
         workers: events that run at once; see `Queue.resize`.
@@ -96,8 +98,9 @@ def queue(
         store: keeps the events, where a crash cannot lose them. Whoever makes it opens and closes it.
         retry: when an event that failed is tried again; the policy's ``deadline`` does not count. By default 5
             attempts, beginning with 1 s and up to 60 s apart. An event that was rejected for good is not tried again.
-        dead_letter: is called with the event and the error; when it has returned, the event is done. If it raises, or
-            takes longer than half of ``lease``, the event is parked.
+        dead_letter: a function, called with the event and the error, or a sink; when that has taken it, the event is
+            done. After several attempts the error is a `StageError` that counts them, caused by what went wrong in the
+            last one. If it raises, or takes longer than half of ``lease``, the event is parked.
         lease: seconds after which another worker may take an event from one that has died. One that still runs is
             cancelled after nine tenths of it.
         poll: seconds between two looks into the store for events that are due again or of other processes.

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from cloudevents_kit._arguments import check_callable, check_kind, check_methods, check_positive
+from cloudevents_kit._arguments import check_kind, check_methods, check_positive
 from cloudevents_kit._clock import SystemClock
 from cloudevents_kit._contract import ACCEPTED, Handler, Outcome, log, name_of, settle, verdict
 from cloudevents_kit._deadline import Deadlines
-from cloudevents_kit._errors import StageError
+from cloudevents_kit._errors import StageError, cause_of
 from cloudevents_kit._event import Event
+from cloudevents_kit._hand_over import Taker, check_taker, hand_over
 from cloudevents_kit._result import Ack
 from cloudevents_kit._retry import RetryPolicy, next_delay
+from cloudevents_kit._sharing import begin_use, end_use
 from cloudevents_kit._tasks import Tasks
-from cloudevents_kit.stages._calls import called, ends_task
-from cloudevents_kit.stages._keys import key_of
+from cloudevents_kit.stages._calls import ends_task
+from cloudevents_kit.stages._keys import key_of, written
 from cloudevents_kit.stages._queue_base import Queue, Settings
 from cloudevents_kit.stages._queue_store import QueueStore
 from cloudevents_kit.stages._seldom import Seldom
-from cloudevents_kit.stages._stage import cause_of
 
-DeadLetter = Callable[[Event, Exception], Awaitable[object] | object]
 _POLICY = RetryPolicy(attempts=5, initial=1.0, max_delay=60.0, deadline=None)
 _LAST_WORDS = 5.0
 
@@ -41,13 +40,16 @@ class _Leased(NamedTuple):
 class StoredQueue(Queue):
     """Use `queue` with a store."""
 
+    takes_over = True
+    """Whoever is further out learns that an event is stored, and not what becomes of it."""
+
     def __init__(
         self,
         store: QueueStore,
         settings: Settings,
         *,
         retry: RetryPolicy | None,
-        dead_letter: DeadLetter | None,
+        dead_letter: Taker | None,
         lease: float,
         poll: float,
         name: str | None,
@@ -56,8 +58,7 @@ class StoredQueue(Queue):
         check_methods("store", store, "a QueueStore", "put", "lease", "ack", "nack", "extend")
         if retry is not None:
             check_kind("retry", retry, RetryPolicy, "a RetryPolicy")
-        if dead_letter is not None:
-            check_callable("dead_letter", dead_letter)
+        check_taker("dead_letter", dead_letter)
         check_positive("lease", lease)
         check_positive("poll", poll)
         self._store, self._dead_letter, self._lease, self._poll = store, dead_letter, lease, poll
@@ -88,10 +89,12 @@ class StoredQueue(Queue):
     async def run(self, event: Event, call_next: Handler) -> Outcome:  # noqa: ARG002 - that is for the workers
         self.check_open()
         find = self._settings.key
-        key: Any = None if find is None else key_of(self, find, event)
-        text = key if key is None or isinstance(key, str) else repr(key)
         began = perf_counter()
-        while not await self._put(event, text, began):
+        try:
+            key = None if find is None else written(key_of(self, find, event))
+        except TypeError as error:
+            raise self.failure(error, event, began) from error
+        while not await self._put(event, key, began):
             if self._settings.on_full == "refuse":
                 raise self.refusal("the queue is full", self._settings.retry_after)
             await self._rest(self._full)
@@ -121,6 +124,7 @@ class StoredQueue(Queue):
     def start(self) -> None:
         if self._handler is None:
             raise RuntimeError(f"{self.name}: a queue with a store must be part of a chain before it is opened")
+        begin_use(self._store, self, f"stage {self.name}", self._handler)
         self._tasks = Tasks(lambda error: log.error("stage %s: a worker failed", self.name, exc_info=error))
         self._closing = False
         self._context = copy_context()
@@ -138,6 +142,7 @@ class StoredQueue(Queue):
     async def finish(self) -> None:
         """Let the workers end what they have; what is cut off stays in the store."""
         self._closing = True
+        end_use(self._store, self)
         for line in (self._resting, self._full):
             while line:
                 _wake(line)
@@ -177,10 +182,11 @@ class StoredQueue(Queue):
     async def _work_on(self, leased: _Leased) -> None:
         self._running += 1
         attempted = False
+        began = perf_counter()
         try:
             error = await self._attempt(leased)
             attempted = True
-            await self._conclude(leased, error)
+            await self._conclude(leased, error, began)
         except BaseException as error:
             if not ends_task(error):  # the lease expires, and the event is leased again
                 self._blame(f"the store was not told of the end of {name_of(leased.event)}", error)
@@ -195,7 +201,7 @@ class StoredQueue(Queue):
 
     async def _attempt(self, leased: _Leased) -> Exception | None:
         """Run the chain with the event; return what went wrong."""
-        if leased.attempts > self._policy.attempts:  # it was leased so often, and nobody lived to tell
+        if not self._is_left(leased):  # it was leased so often, and nobody lived to tell
             return RuntimeError("every attempt ended with its worker")
         handler: Any = self._handler
         failed: list[Exception] = []
@@ -226,7 +232,11 @@ class StoredQueue(Queue):
             return None
         return failed[0] if failed else RuntimeError("the handler returned what is no outcome")
 
-    async def _conclude(self, leased: _Leased, error: Exception | None) -> None:
+    def _is_left(self, leased: _Leased) -> bool:
+        """Tell whether there is an attempt left."""
+        return leased.attempts <= self._policy.attempts
+
+    async def _conclude(self, leased: _Leased, error: Exception | None, began: float) -> None:
         """Tell the store how an attempt ended."""
         if error is None:
             self._count("done", await self._store.ack(leased.token))
@@ -237,25 +247,35 @@ class StoredQueue(Queue):
             self._count("retried", await self._store.nack(leased.token, delay=delay))
         elif self._dead_letter is not None and not await self._store.extend(leased.token, self._lease):
             self.counts["late"] += 1  # somebody else has the event
-        elif await self._hand_over(leased.event, error):
+        elif await self._hand_over(leased, error, began):
             self._count("dead_lettered", await self._store.ack(leased.token))
         else:
             log.error("stage %s: parked: %s", self.name, name_of(leased.event), exc_info=error)
             self._count("parked", await self._store.nack(leased.token, delay=None))
 
-    async def _hand_over(self, event: Event, error: Exception) -> bool:
+    async def _hand_over(self, leased: _Leased, error: Exception, began: float) -> bool:
         if self._dead_letter is None:
             return False
         try:
-            async with asyncio.timeout(self._lease / 2):
-                await called(self._dead_letter, event, error)
+            await hand_over(self._dead_letter, leased.event, self._counted(leased, error, began), self._lease / 2)
         except BaseException as second:
             if ends_task(second):
                 raise
-            self.counts["store_failed"] += 1
-            log.error("stage %s: could not be handed over: %s", self.name, name_of(event), exc_info=second)
+            self.counts["dead_letter_failed"] += 1
+            log.error("stage %s: could not be handed over: %s", self.name, name_of(leased.event), exc_info=second)
             return False  # it is parked instead
         return True
+
+    def _counted(self, leased: _Leased, error: Exception, began: float) -> Exception:
+        """Return ``error``, with the attempts before it if there were any."""
+        if leased.attempts == 1:
+            return error
+        path, attempts = (error.path, error.attempts) if isinstance(error, StageError) else ((self.name,), 1)
+        attempts = attempts + leased.attempts - 1 if self._is_left(leased) else self._policy.attempts
+        elapsed = perf_counter() - began
+        failed = StageError(path, leased.event.key, elapsed=elapsed, kind="exhausted", attempts=attempts)
+        failed.__cause__ = cause_of(error)
+        return failed
 
     def _count(self, what: str, valid: bool) -> None:  # noqa: FBT001
         """Count an end; that of a void lease is not the event's, which somebody else has."""

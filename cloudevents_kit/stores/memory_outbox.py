@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from typing import Any, NoReturn
 
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._event import Event
+from cloudevents_kit._outbox_store import Lag
 
 
 @dataclass(slots=True)
 class _Kept:
     event: Event
     key: str | None
-    added: float
+    since: float
+    """When it was, or will be, due for the first time."""
     due: float
     attempts: int = 0
     token: str = ""
@@ -26,7 +29,8 @@ class MemoryOutboxStore:
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         """Start empty; ``clock`` is for leases and delays."""
-        self._now = (clock or SystemClock()).monotonic
+        self._clock = clock or SystemClock()
+        self._now = self._clock.monotonic
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._leases = count(1)
 
@@ -34,30 +38,37 @@ class MemoryOutboxStore:
         """Return the number of events that are not delivered."""
         return len(self._kept)
 
-    async def add(self, event: Event, /, *, key: str | None) -> None:
+    async def add(self, event: Event, /, *, key: str | None, due: datetime | float = 0.0) -> None:
         """See `outbox.OutboxStore`."""
-        now = self._now()
-        self._kept.setdefault(event.key, _Kept(event, key, now, now))
+        seconds = (due - self._clock.now()).total_seconds() if isinstance(due, datetime) else due
+        since = self._now() + max(0.0, seconds)
+        self._kept.setdefault(event.key, _Kept(event, key, since, since))
 
-    def insert(self, connection: Any, event: Event, /, *, key: str | None) -> NoReturn:  # noqa: ARG002 - there are none
+    def insert(self, connection: Any, event: Event, /, *, key: str | None, due: datetime | float = 0.0) -> NoReturn:  # noqa: ARG002 - there are none
         """Raise TypeError."""
         raise TypeError("connection: the memory has no transactions (use a store on SQLite or PostgreSQL)")
 
-    async def lease(self, most: int, seconds: float, /) -> Sequence[tuple[str, Event, int]]:
+    async def cancel(self, source: str, id: str, /) -> bool:
+        """See `outbox.OutboxStore`."""
+        found = self._kept.get((source, id))
+        if found is None or found.token:
+            return False
+        del self._kept[source, id]
+        return True
+
+    async def lease(self, most: int, seconds: float, /) -> Sequence[tuple[str, Event, int, str | None]]:
         """See `outbox.OutboxStore`."""
         now = self._now()
-        earlier: set[str] = set()
-        found: list[tuple[str, Event, int]] = []
+        held_up: set[str] = set()
+        found: list[tuple[str, Event, int, str | None]] = []
         for one in self._kept.values():
             if len(found) >= most:
                 break
-            if one.key in earlier:
-                continue
-            if one.due <= now:
+            if one.due <= now and one.key not in held_up:
                 one.due, one.token = now + seconds, str(next(self._leases))
-                found.append((one.token, one.event, one.attempts))
-            if one.key is not None:
-                earlier.add(one.key)
+                found.append((one.token, one.event, one.attempts, one.key))
+            elif one.key is not None:
+                held_up.add(one.key)
         return found
 
     async def settle(self, ends: Mapping[str, tuple[int, float] | None], /) -> None:
@@ -68,9 +79,18 @@ class MemoryOutboxStore:
             if end is None:
                 del self._kept[key]
             elif end:
+                if end[0] > one.attempts and one.key is None:
+                    self._kept[key] = self._kept.pop(key)  # behind those that have not failed
                 one.token, one.attempts, one.due = "", end[0], now + end[1]
 
-    async def lag(self) -> tuple[int, float]:
+    async def lag(self) -> Lag:
         """See `outbox.OutboxStore`."""
         now = self._now()
-        return len(self._kept), now - min((one.added for one in self._kept.values()), default=now)
+        late = [one.since for one in self._kept.values() if one.since <= now]
+        return Lag(len(late), now - min(late, default=now), len(self._kept) - len(late))
+
+    async def clear(self) -> int:
+        """See `outbox.OutboxStore`."""
+        count = len(self._kept)
+        self._kept.clear()
+        return count

@@ -2,7 +2,6 @@
 
 import asyncio
 import tracemalloc
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from cloudevents_kit import (
     Reject,
     Result,
     RetryPolicy,
-    Undelivered,
     current_event,
     settle,
     stages,
@@ -21,6 +19,7 @@ from cloudevents_kit import (
 )
 from cloudevents_kit.stores.memory import MemoryQueueStore
 from tests.support.events import new
+from tests.support.sending import start, statuses, turns
 from tests.support.virtual import LoopClock, virtual
 
 
@@ -45,19 +44,6 @@ class Work:
         if event.id in self.fails:
             raise self.fails[event.id]
         return event.reply(type="t", source="/r", data=event.id, id="r")
-
-
-def start(handler: Any, *ids: object, **given: Any) -> list[asyncio.Task[Result]]:
-    return [asyncio.ensure_future(settle(handler, new(id=str(identity), **given))) for identity in ids]
-
-
-def statuses(results: Sequence[Result]) -> list[int | None]:
-    return [None if isinstance(one, Undelivered) else one.status for one in results]
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 @virtual

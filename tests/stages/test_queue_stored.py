@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from cloudevents_kit import Event, Reject, Retry, RetryPolicy, current_event, settle, stages, wrap
+from cloudevents_kit.dead_letter import keeper
 from cloudevents_kit.stores.memory import MemoryQueueStore
+from cloudevents_kit.stores.memory_dead_letters import MemoryDeadLetterStore
+from cloudevents_kit.testing import QueueStoreConformance
 from tests.support.clock import ManualClock
 from tests.support.events import new
-from tests.support.queue_store import QueueStoreConformance
 from tests.support.virtual import LoopClock, virtual
 
 POLICY = RetryPolicy(attempts=3, initial=10, jitter=False)
@@ -130,6 +132,32 @@ async def test_a_failure_names_the_stages_it_came_through(clock: LoopClock) -> N
 
 
 @virtual
+async def test_a_dead_letter_tells_how_often_the_event_was_tried(clock: LoopClock) -> None:
+    """Those attempts included whose workers died, and all of a `retry` further in the last time."""
+    store, letters = MemoryQueueStore(clock=clock), MemoryDeadLetterStore()
+    await store.put(new(id="died"), key=None, capacity=9)
+    for _ in range(3):
+        assert await store.lease(30)
+        await asyncio.sleep(31)
+    died = await store.lease(1e6)
+    assert died is not None
+    await store.put(new(id="once"), key=None, capacity=9)
+    assert await store.lease(30)
+    await asyncio.sleep(31)
+    assert await store.nack(died[0], delay=0, attempted=False)
+    stage = stages.queue(store=store, retry=POLICY, dead_letter=keeper(letters, "later"))
+    inner = stages.retry(RetryPolicy(attempts=2, initial=0.01), name="inner")
+    work = Work(once=[OSError()] * 9, fails=[OSError()] * 9, bad=[Reject()])
+    handler = wrap(work, stage, inner)
+    async with stages.running(handler):
+        await send(handler, "fails", "bad")
+        await asyncio.sleep(200)
+    found = {letter.event.id: letter for letter in await letters.read(0, 9)}
+    assert {id: letter.attempts for id, letter in found.items()} == {"died": 3, "once": 4, "fails": 4, "bad": 1}
+    assert (found["fails"].error, found["fails"].path[-1]) == ("OSError", "inner")
+
+
+@virtual
 async def test_what_was_left_is_picked_up_at_the_next_start(clock: LoopClock) -> None:
     """A crash between the work and its acknowledgement means the event is done again, once its lease is over."""
     store, work = MemoryQueueStore(clock=clock), Work()
@@ -237,7 +265,11 @@ async def test_a_handler_that_ends_with_what_is_no_exception_has_failed(clock: L
         await send(handler, *map(str, range(10)))
         await asyncio.sleep(100)
     assert sorted(work.done) == [*map(str, range(9))]
-    assert [type(error.__cause__) for error in taken] == [Stopped]
+    [error] = taken
+    assert isinstance(error, stages.StageError)
+    assert (error.path, error.kind, error.attempts) == ((stage.name,), "exhausted", 3)
+    assert isinstance(error.__cause__, RuntimeError)
+    assert isinstance(error.__cause__.__cause__, Stopped)
 
 
 def test_what_ends_the_program_is_no_failed_attempt() -> None:
@@ -296,6 +328,16 @@ async def test_a_dead_letter_that_does_not_end_well_leaves_the_event_parked(cloc
         await asyncio.sleep(7.5)
     assert work.done == ["2"]
     assert [event.id for event in store.parked] == ["1"]
+    assert (stage.counts["dead_letter_failed"], stage.counts["store_failed"]) == (1, 0)
+
+
+@pytest.mark.parametrize(("key", "status"), [(object(), 500), (("a", object()), 500), (("a", None, 1.5), 202)])
+@virtual
+async def test_a_key_that_is_not_the_same_in_every_process_is_refused(clock: LoopClock, key: Any, status: int) -> None:
+    store = MemoryQueueStore(clock=clock)
+    handler = wrap(Work(), stages.queue(store=store, key=lambda event: key))
+    async with stages.running(handler):
+        assert await send(handler, "1") == [status]
 
 
 @virtual

@@ -1,15 +1,19 @@
-"""A shop with an outbox that is killed at any moment: ``python -m tests.support.outbox_crash URL FILE WHAT FIRST``.
+"""A shop with an outbox that is killed at any moment: ``python -m tests.support.outbox_crash URL FILE WHAT NUMBER``.
 
-WHAT is ``shop``: adds orders, each with its event in one transaction, some of which it rolls back, and some events
-without a transaction, whose ids it writes to FILE once they are stored; and relays at the same time. Or ``relay``: only
-relays, until nothing is left, and if FIRST is ``wait`` not before a line has come on its input. Whatever is sent is a
-line in FILE, written before it is acknowledged.
+WHAT is ``shop``: adds orders, each with its event in one transaction, some of which it rolls back, and events without a
+transaction, some of them for later, of which it cancels some; and relays at the same time. It is killed NUMBER times,
+and comes back once more to relay what is left. Or ``relay``: NUMBER processes only relay, until nothing is left.
+
+FILE gets a line for whatever is sent, before it is acknowledged, and for whatever is stored, after it was.
 """
 
 import asyncio
 import os
 import random
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -17,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from cloudevents_kit import Ack, Event, Result
 from cloudevents_kit.outbox import Outbox
 from cloudevents_kit.stores import open_store
+from tests.support.lives import begin, end, kill_at
 
 ORDERS = sa.Table("orders", sa.MetaData(), sa.Column("id", sa.Text, primary_key=True))
 
@@ -30,32 +35,44 @@ class File:
 
     concurrency = 20
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, tell: Callable[[], None], seconds: float) -> None:
+        self.tell, self.seconds = tell, seconds
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def line(self, *words: object) -> None:
-        os.write(self._file, (" ".join(map(str, words)) + "\n").encode())
+        os.write(self._file, (" ".join(map(str, (*words, os.getpid(), time.time()))) + "\n").encode())
+        self.tell()
 
     async def send(self, event: Event) -> Result:
-        self.line("sent", event.id, os.getpid())
-        await asyncio.sleep(0.002)
+        self.line("sent", event.id)
+        await asyncio.sleep(self.seconds)
         return Ack()
 
 
 async def shop(url: str, outbox: Outbox, file: File, first: int) -> None:
-    """Add orders, five at a time, until somebody ends it."""
+    """Add orders, five at a time, until somebody ends it. Of one key, one follows the other."""
     engine = create_async_engine(
         url.replace("sqlite:", "sqlite+aiosqlite:").replace("postgresql:", "postgresql+asyncpg:"),
         **({"connect_args": {"timeout": 30}} if url.startswith("sqlite") else {}),
     )
     chance = random.Random(first)
 
-    async def one(number: int) -> None:
+    async def stored(number: int) -> None:
+        await outbox.add(order(f"e{number}"))
+        file.line("stored", f"e{number}")
+
+    async def later(number: int) -> None:
+        name, delay = f"l{number}", chance.random() * 0.2
+        file.line("wanted", name, time.time() + delay)
+        await outbox.add(order(name), delay=delay)
+        file.line("stored", name)
+        if number % 4 == 0:
+            file.line("cancelling", name)
+            if await outbox.cancel("/shop", name):
+                file.line("cancelled", name)
+
+    async def ordered(number: int) -> None:
         name = f"o{number}"
-        if number % 3 == 0:
-            await outbox.add(order(f"e{number}"))
-            file.line("stored", f"e{number}")
-            return
         async with engine.connect() as connection:
             await connection.execute(sa.insert(ORDERS).values(id=name))
             await asyncio.sleep(chance.random() * 0.002)
@@ -68,23 +85,31 @@ async def shop(url: str, outbox: Outbox, file: File, first: int) -> None:
                 file.line("committed", name)
 
     for number in range(first, first + 100_000, 5):
-        await asyncio.gather(*(one(number + part) for part in range(5)))
+        await asyncio.gather(*((stored, later, ordered)[one % 3](one) for one in range(number, number + 5)))
 
 
-async def main(url: str, path: str, what: str, first: str) -> None:
-    file, lease = File(path), float(os.environ.get("LEASE", "0.5"))
+async def live(url: str, path: str, what: str, first: int, tell: Callable[[], None]) -> None:
+    file = File(path, tell, 0.002 if what == "shop" else 0.0)
+    lease, batch = (0.5, 50) if what == "shop" else (60.0, 1000)
     async with open_store(url, patience=30) as store:
-        print("begun", flush=True)  # noqa: T201 - to whoever started this
-        if first == "wait":
-            await asyncio.to_thread(sys.stdin.readline)
-        key = (lambda event: event.get("partitionkey")) if what == "shop" else None
-        async with Outbox(store.outbox, file, key=key, lease=lease, poll=0.02, batch=50) as outbox:
+        outbox = Outbox(
+            store.outbox, file, key=lambda event: event.get("partitionkey"), lease=lease, poll=0.02, batch=batch
+        )
+        async with outbox:
             if what == "shop":
-                await shop(url, outbox, file, int(first))
-            while (await outbox.lag()).waiting:  # noqa: ASYNC110 - others empty it, too
+                await shop(url, outbox, file, first)
+            while any(await outbox.lag()):  # noqa: ASYNC110 - others empty it, too
                 await asyncio.sleep(0.02)
-    print("done", flush=True)  # noqa: T201 - as above
+
+
+def main(url: str, path: str, what: str, number: str) -> int:
+    if what == "shop":
+        for life in range(int(number)):
+            kill_at(life, partial(live, url, path, what, life * 100_000))
+        return end(*begin(partial(live, url, path, "relay", 0)))
+    made = [begin(partial(live, url, path, what, 0)) for _ in range(int(number))]
+    return max([end(*one) for one in made])
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

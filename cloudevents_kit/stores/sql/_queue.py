@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cloudevents_kit import _json
+from cloudevents_kit import _frozen
+from cloudevents_kit._errors import StoreError
 from cloudevents_kit._event import Event
 from cloudevents_kit.stages._memo import identity, safe_key
 from cloudevents_kit.stores.sql._group import Lane
@@ -29,11 +31,16 @@ QUEUE = sa.Table(
     sa.Column("token", sa.Text, nullable=False, default=""),  # of its lease
     sa.Column("parked", sa.Boolean, nullable=False, default=False),
     sa.Index("cek_queue_identity", "scope", "identity", unique=True),
-    sa.Index("cek_queue_order", "scope", "parked", "id"),
-    sa.Index("cek_queue_key", "scope", "key", "id"),
     sqlite_autoincrement=True,  # an order that holds for good: no number is given twice
 )
+_TO_DO = ~QUEUE.c.parked
+sa.Index("cek_queue_order", QUEUE.c.scope, QUEUE.c.id, sqlite_where=_TO_DO, postgresql_where=_TO_DO)
+sa.Index("cek_queue_key", QUEUE.c.scope, QUEUE.c.key, QUEUE.c.id, sqlite_where=_TO_DO, postgresql_where=_TO_DO)
 STEP = creation(QUEUE)
+
+#: So many of the events that are due are looked at in their order, before the first of each key is looked for.
+_FRONT = 100
+_MOST: Any = sa.bindparam("most", type_=sa.Integer)
 
 Leased = tuple[str, Event, int]
 _Token = tuple[int, str]
@@ -75,16 +82,35 @@ class SqlQueueStore:
         self._lease = lane.operation(self._lease_all)
         self._ack = lane.operation(self._ack_all)
         self._change = lane.operation(self._change_all)
-        earlier = QUEUE.alias("earlier")
-        first = ~sa.exists().where(
-            earlier.c.scope == scope, earlier.c.key == QUEUE.c.key, ~earlier.c.parked, earlier.c.id < QUEUE.c.id
+        due = sa.select(QUEUE.c.id, QUEUE.c.key).where(self._mine, _TO_DO, QUEUE.c.due <= now()).order_by(QUEUE.c.id)
+        self._pick = self._picking(self._front(due))
+        free = due.with_only_columns(QUEUE.c.id).where(QUEUE.c.key.is_(None)).limit(_MOST).subquery()
+        self._pick_any = self._picking(sa.union_all(self._heads(), sa.select(free)))
+        self._beyond = due.offset(_FRONT).limit(1)
+
+    def _front(self, due: sa.Select[Any]) -> sa.Select[Any]:
+        """Select what may be leased of the first that are due."""
+        front, earlier = due.limit(_FRONT).subquery(), QUEUE.alias()
+        of_its_key = sa.and_(earlier.c.scope == self._scope, earlier.c.key == front.c.key, earlier.c.key.is_not(None))
+        is_first = ~sa.exists().where(of_its_key, ~earlier.c.parked, earlier.c.id < front.c.id)
+        return sa.select(front.c.id).where(sa.or_(front.c.key.is_(None), is_first))
+
+    def _heads(self) -> sa.Select[Any]:
+        """Select the first of each key, by steps from key to key in the index: however many of one key wait."""
+        keyed = (self._mine, QUEUE.c.key.is_not(None), _TO_DO)
+        keys = sa.select(sa.select(sa.func.min(QUEUE.c.key)).where(*keyed).scalar_subquery().label("key")).cte(
+            "keys", recursive=True
         )
-        due = sa.select(QUEUE.c.id).where(
-            self._mine, ~QUEUE.c.parked, QUEUE.c.due <= now(), sa.or_(QUEUE.c.key.is_(None), first)
-        )
-        most: Any = sa.bindparam("most", type_=sa.Integer)
-        picked = due.order_by(QUEUE.c.id).limit(most).with_for_update(skip_locked=True, of=QUEUE).cte("picked")
-        self._pick = (
+        following = sa.select(sa.func.min(QUEUE.c.key)).where(*keyed, QUEUE.c.key > keys.c.key).scalar_subquery()
+        keys = keys.union_all(sa.select(following).where(keys.c.key.is_not(None)))
+        first = sa.select(sa.func.min(QUEUE.c.id)).where(*keyed, QUEUE.c.key == keys.c.key).scalar_subquery()
+        return sa.select(first).where(keys.c.key.is_not(None))
+
+    def _picking(self, wanted: sa.SelectBase) -> sa.sql.dml.ReturningUpdate[Any]:
+        """Lease the first of those ``wanted`` that are due."""
+        due = sa.select(QUEUE.c.id).where(_TO_DO, QUEUE.c.due <= now(), QUEUE.c.id.in_(wanted))
+        picked = due.order_by(QUEUE.c.id).limit(_MOST).with_for_update(skip_locked=True, of=QUEUE).cte("picked")
+        return (
             sa.update(QUEUE)
             .where(QUEUE.c.id.in_(sa.select(picked.c.id)))
             .values(
@@ -130,9 +156,8 @@ class SqlQueueStore:
             self._mine, QUEUE.c.identity.in_({item.identity for item in items})
         )
         known = {row.identity: row.parked for row in await connection.execute(names)}
-        most = max(item.capacity for item in items)
-        some = sa.select(QUEUE.c.id).where(self._mine, ~QUEUE.c.parked).limit(most).subquery()
-        stored = await connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+        parked = {identity for identity, is_parked in known.items() if is_parked}
+        stored = await self._count(connection, [item.capacity for item in items])
         rows: dict[str, dict[str, object]] = {}
         answers = []
         for item in items:
@@ -141,18 +166,33 @@ class SqlQueueStore:
                 rows[item.identity] = {
                     "identity": item.identity,
                     "key": item.key,
-                    "event": _json.encode(item.event),
+                    "event": _frozen.pack(item.event),
                 }
                 known[item.identity] = new = False
                 stored += 1
             answers.append(not new)
         if rows:
-            await self._insert(connection, rows)
+            await self._insert(connection, rows, [identity for identity in rows if identity in parked])
         return answers
 
-    async def _insert(self, connection: AsyncConnection, rows: dict[str, dict[str, object]]) -> None:
-        """Put ``rows`` at the end, those that were parked, too."""
-        await connection.execute(sa.delete(QUEUE).where(self._mine, QUEUE.c.parked, QUEUE.c.identity.in_(rows)))
+    async def _count(self, connection: AsyncConnection, capacities: list[int]) -> int:
+        """Return how many are to be done, or more if that leaves room for everything all the same."""
+        ends = [
+            sa.select(end(QUEUE.c.id)).where(self._mine, _TO_DO).scalar_subquery() for end in (sa.func.min, sa.func.max)
+        ]
+        first, last = (await connection.execute(sa.select(*ends))).one()
+        at_most = 0 if first is None else last - first + 1
+        if at_most + len(capacities) <= min(capacities):
+            return at_most
+        some = sa.select(QUEUE.c.id).where(self._mine, _TO_DO).limit(max(capacities)).subquery()
+        return await connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+
+    async def _insert(
+        self, connection: AsyncConnection, rows: dict[str, dict[str, object]], parked: Sequence[str]
+    ) -> None:
+        """Put ``rows`` at the end, those that were ``parked``, too."""
+        if parked:
+            await connection.execute(sa.delete(QUEUE).where(self._mine, QUEUE.c.parked, QUEUE.c.identity.in_(parked)))
         values: dict[str, Any] = {name: sa.bindparam(name) for name in ("identity", "key", "event")}
         await connection.execute(sa.insert(QUEUE).values(scope=self._scope, due=now(), **values), [*rows.values()])
 
@@ -177,9 +217,11 @@ class SqlQueueStore:
             made = sa.select(QUEUE.c.id, QUEUE.c.event, QUEUE.c.attempts)
             rows += await connection.execute(made.where(self._mine, QUEUE.c.token == token, QUEUE.c.due > now()))
         leases[0].tried = True
+        given = {"lease": token, "lasts": micros(seconds)}
         if len(rows) < len(leases):
-            given = {"most": len(leases) - len(rows), "lease": token, "lasts": micros(seconds)}
-            rows += await connection.execute(self._pick, given)
+            rows += await connection.execute(self._pick, {**given, "most": len(leases) - len(rows)})
+        if len(rows) < len(leases) and (await connection.execute(self._beyond)).first() is not None:
+            rows += await connection.execute(self._pick_any, {**given, "most": len(leases) - len(rows)})
         return [_leased(row, token) for row in sorted(rows)]
 
     async def _ack_all(self, connection: AsyncConnection, leases: list[_Token]) -> list[bool]:
@@ -202,9 +244,11 @@ class SqlQueueStore:
 
 def _leased(row: Row, token: str) -> Leased | Exception:
     try:
-        return f"{row.id}.{token}", _json.decode(row.event), row.attempts
+        return f"{row.id}.{token}", _frozen.unpack(row.event), row.attempts
     except Exception as error:  # noqa: BLE001 - raised to whoever would have got it
-        return error
+        told = StoreError(f"the event in row {row.id} of cek_queue cannot be read: {error}")
+        told.__cause__ = error
+        return told
 
 
 def _parse(token: str) -> _Token | None:
