@@ -8,7 +8,7 @@
     published = await events.publish(event)        # a result per subscriber, and one for all by the policy
 
 Subscribers are sinks, or handlers of this process. Each one has its own filter, queue, retries and dead letters: one
-that is slow or dead holds up no other. What is queued here is in memory.
+that is slow or dead holds up no other. What is queued is in memory; a `DurableFanOut` stores it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from cloudevents_kit._arguments import (
     check_callable,
-    check_choice,
     check_count,
     check_flag,
-    check_kind,
     check_methods,
     check_not_negative,
     check_positive,
@@ -32,8 +30,19 @@ from cloudevents_kit._contract import log, name_of
 from cloudevents_kit._correlation import inherit as inherit_from_current
 from cloudevents_kit._errors import EventError
 from cloudevents_kit._event import Event
+from cloudevents_kit._outbox_store import Lag
 from cloudevents_kit._pubsub._delivery import Delivery, Line
-from cloudevents_kit._pubsub._published import PartialAck, Published, Queued, Unsent, is_safe, judge
+from cloudevents_kit._pubsub._durable import DurableFanOut
+from cloudevents_kit._pubsub._published import (
+    GIVEN_UP,
+    PartialAck,
+    Publication,
+    Published,
+    Queued,
+    Unsent,
+    is_safe,
+    judge,
+)
 from cloudevents_kit._pubsub._subscribers import Subscribers
 from cloudevents_kit._pubsub._subscription import Subscription
 from cloudevents_kit._result import Ack, Nack, Result, Undelivered
@@ -45,27 +54,24 @@ from cloudevents_kit.stages._stage import fate
 if TYPE_CHECKING:
     from cloudevents.core.base import BaseCloudEvent
 
-__all__ = ["FanOut", "PartialAck", "Published", "Queued", "Quorum", "Subscription", "Unsent", "quorum"]
+__all__ = [
+    "DurableFanOut",
+    "FanOut",
+    "Lag",
+    "PartialAck",
+    "Published",
+    "Queued",
+    "Quorum",
+    "Subscription",
+    "Unsent",
+    "quorum",
+]
 
 Report = Callable[[Event, Published], object]
 
-_DONE = Ack(status=204)
 _CLOSED = Undelivered(reason="closed", error="the fan-out was closed")
-_GIVEN_UP = Undelivered(reason="closed", error="it was given up before it was done")
-_UNWANTED = Nack(status=422, reason="no subscriber wants this event")
 #: Seconds for dead letters and reports of what was cut off.
 _LAST_WORDS = 10.0
-
-
-class _Publication:
-    """An event on its way to subscribers that nobody waits for."""
-
-    __slots__ = ("event", "left", "results")
-
-    def __init__(self, event: Event, lines: Iterable[Line]) -> None:
-        self.event = event
-        self.results: dict[str, Result] = dict.fromkeys((line.name for line in lines), _GIVEN_UP)
-        self.left = len(self.results)
 
 
 class FanOut(Subscribers):
@@ -107,17 +113,14 @@ class FanOut(Subscribers):
             check_count("limit", limit)
         if timeout is not None:
             check_positive("timeout", timeout)
-        check_choice("unhandled", unhandled, ("reject", "ack"))
         check_not_negative("grace", grace)
         check_flag("inherit", inherit)
         if report is not None:
             check_callable("report", report)
         if clock is not None:
             check_methods("clock", clock, "a Clock", "monotonic", "now", "sleep")
-        check_kind("name", name, str, "a str")
-        super().__init__(clock or SystemClock())
-        self.name = name
-        self._policy, self._limit, self._timeout, self._unhandled = policy, limit, timeout, unhandled
+        super().__init__(name, unhandled, clock or SystemClock())
+        self._policy, self._limit, self._timeout = policy, limit, timeout
         self._grace, self._inherit, self._report = grace, inherit, report
         self._closed = False
         self._tasks = Tasks(lambda error: log.error("%s: %r", name, error, exc_info=error))
@@ -179,9 +182,9 @@ class FanOut(Subscribers):
         if self._closed:
             return Queued(refused={line.name: _CLOSED for line, _ in wanted}, unhandled=not wanted)
         if not wanted:
-            return Queued(unhandled=not self._note_unhandled(event))
+            return Queued(unhandled=not self._note_unwanted(event))
         event = self._inherited(event)
-        publication = _Publication(event, (line for line, _ in wanted))
+        publication = Publication(event, (line.name for line, _ in wanted))
         deliveries = [Delivery(line, event, wanted=sure) for line, sure in wanted]
         tasks = {delivery: self._start(publication, delivery) for delivery in deliveries}
         refused: dict[str, Result] = {}
@@ -196,26 +199,26 @@ class FanOut(Subscribers):
             raise
         return Queued(tuple(name for name in publication.results if name not in refused), refused)
 
-    def _start(self, publication: _Publication, delivery: Delivery) -> asyncio.Task[None]:
+    def _start(self, publication: Publication, delivery: Delivery) -> asyncio.Task[None]:
         """Send in a task of its own, which keeps the context of the caller."""
 
         def ended(_: object) -> None:
             del self._soon[delivery]
             delivery.leave()  # if the task was cancelled before its first step
+            result, name = publication.results[delivery.line.name], delivery.line.name
+            if (delivery.closed and not is_safe(result)) or result is GIVEN_UP:
+                self._unsent.append(Unsent(delivery.event, name, delivery.begun))
+                log.error("%s: given up before %s has handled it: %s", self.name, name, name_of(delivery.event))
 
         task = self._soon[delivery] = self._tasks.start(self._finish(publication, delivery))
         task.add_done_callback(ended)
         return task
 
-    async def _finish(self, publication: _Publication, delivery: Delivery) -> None:
+    async def _finish(self, publication: Publication, delivery: Delivery) -> None:
         fate.set(None)
-        name = delivery.line.name
-        result: Result = _GIVEN_UP
         try:
-            result = publication.results[name] = await delivery.run(patient=True)
+            publication.results[delivery.line.name] = await delivery.run(patient=True)
         finally:
-            if delivery.closed and not is_safe(result):
-                self._unsent.append(Unsent(delivery.event, name, delivery.begun))
             publication.left -= 1
         if not publication.left:
             await self._conclude(publication.event, publication.results, waited=False)
@@ -225,18 +228,11 @@ class FanOut(Subscribers):
         if self._closed:
             return _CLOSED
         if not count:
-            return _DONE if self._note_unhandled(event) else _UNWANTED
+            return self._note_unwanted(event)
         if needed(self._policy, count) > count:
             self.counts["refused"] += 1
             return Nack(503, f"{self._policy} cannot be reached: subscribers that want this: {count}", retryable=True)
         return None
-
-    def _note_unhandled(self, event: Event) -> bool:
-        """Return whether it is all right that nobody wants ``event``."""
-        self.counts["unhandled"] += 1
-        if self._unhandled == "reject":
-            log.warning("%s: no subscriber for event: %s", self.name, name_of(event))
-        return self._unhandled == "ack"
 
     def _inherited(self, event: Event) -> Event:
         return inherit_from_current(event) if self._inherit else event
@@ -310,6 +306,4 @@ class FanOut(Subscribers):
                 delivery.cut_off(task)
             await self._tasks.close(_LAST_WORDS)
             self.unsent, self._unsent = tuple(self._unsent), []
-            for one in self.unsent:
-                log.error("%s: closed before it was sent to %s: %s", self.name, one.subscriber, name_of(one.event))
         return self.unsent

@@ -86,5 +86,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.getLogger("cloudevents_kit").setLevel(logging.CRITICAL)  # which has the traceback of the broken warehouse
+    logging.basicConfig(level=logging.CRITICAL)  # the log has the traceback of the broken warehouse
     asyncio.run(main())

@@ -10,29 +10,29 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Hashable
 from dataclasses import replace
-from inspect import isawaitable
 from typing import Any
 
 from cloudevents_kit._clock import Clock
-from cloudevents_kit._contract import log, name_of
+from cloudevents_kit._contract import hand_off, log, name_of
 from cloudevents_kit._deadline import Deadlines, Expired
-from cloudevents_kit._errors import DeliveryError
 from cloudevents_kit._event import Event
+from cloudevents_kit._hand_over import hand_over
 from cloudevents_kit._pubsub._subscription import Subscription, as_sink
 from cloudevents_kit._result import Ack, Attempt, Nack, Result, Undelivered
-from cloudevents_kit._retry import run
+from cloudevents_kit._retry import RetryPolicy, run
+from cloudevents_kit._tasks import is_cancelled
 from cloudevents_kit.stages._policy import Failure, error_of
 from cloudevents_kit.stages._turns import Turn, Turns
 
 #: Seconds for a dead letter to be taken.
-_DEAD_LETTER_LIMIT = 5.0
+DEAD_LETTER_LIMIT = 5.0
 _NO_LIMIT = 1e9
 #: Added to every limit, as in the stage `retry`: what comes exactly at its end comes in time.
 _HAIR = 1e-6
 _RESULTS = (Ack, Nack, Undelivered)
 _FAILED = Nack(status=500, reason="the subscriber failed", retryable=True)
-_NO_FILTER = Nack(status=500, reason="the filter of the subscription failed", retryable=True)
-_NO_KEY = Nack(status=500, reason="the key of the subscription failed", retryable=True)
+NO_FILTER = Nack(status=500, reason="the filter of the subscription failed", retryable=True)
+NO_KEY = Nack(status=500, reason="the key of the subscription failed", retryable=True)
 _NOT_IN_TIME = Undelivered(reason="timeout", error="the time was up before it was sent")
 _CANCELLED = Undelivered(reason="closed", error="the subscription was cancelled")
 _WITHDRAWN = Undelivered(reason="closed", error="the publisher was cancelled")
@@ -46,9 +46,10 @@ class Line:
         """Begin with no event; ``counts`` are those of all subscriptions."""
         self.subscription = subscription
         self.name = subscription.name
-        self.sink = as_sink(subscription.sink)
+        self.sink = as_sink(subscription.sink, subscription.concurrency)
         self.turns = Turns(subscription.concurrency)
-        limit = subscription.retry.deadline
+        self.policy = subscription.retry or RetryPolicy.none()
+        limit = self.policy.deadline
         self.deadlines = Deadlines(_NO_LIMIT if limit is None else limit + _HAIR)
         self.cancelled = False
         self.blocked: deque[asyncio.Future[bool]] = deque()
@@ -95,13 +96,13 @@ class Line:
 
     async def send(self, event: Event, tried: list[Attempt]) -> Result:
         """Send ``event`` as often as the policy says, and note each attempt in ``tried`` if there may be several."""
-        policy, now = self.subscription.retry, self._clock.monotonic
+        policy, now = self.policy, self._clock.monotonic
         if policy.attempts == 1:
-            return await self._once(event)
+            return await self.once(event)
 
         async def attempt(number: int, wait: float) -> Result:
             began = now()
-            result = await self._once(event)
+            result = await self.once(event)
             status = None if isinstance(result, Undelivered) else result.status
             error = result.reason if isinstance(result, Undelivered) else None
             tried.extend(result.attempts or [Attempt(number, status, error, wait, now() - began)])
@@ -113,12 +114,13 @@ class Line:
         result = await run(policy, attempt, self._clock, began)
         return replace(result, attempts=tuple(tried), elapsed=now() - began)
 
-    async def _once(self, event: Event) -> Result:
+    async def once(self, event: Event) -> Result:
+        """Send ``event``, whatever the subscriber does."""
         try:
             result: Any = await self.sink.send(event)
-        except Exception:  # noqa: BLE001 - one subscriber must not harm another
+        except Exception as error:  # noqa: BLE001 - one subscriber must not harm another
             log.exception("subscriber %s failed: %s", self.name, name_of(event))
-            return _FAILED
+            return replace(_FAILED, cause=error)
         if not isinstance(result, _RESULTS):
             log.error("subscriber %s returned %s, which is no result", self.name, type(result).__name__)
             return _FAILED
@@ -128,30 +130,19 @@ class Line:
         """Hand what failed in the end to the dead letters, if there are any, and tell whether they took it."""
         self._counts[f"failed.{self.name}"] += 1
         taker = self.subscription.dead_letter
-        if taker is None or failure.dead_lettered or self.cancelled:
+        if taker is None or failure.dead_lettered or failure is _CANCELLED:
             return failure
         try:
-            async with asyncio.timeout(_DEAD_LETTER_LIMIT):
-                await _hand_over(taker, event, error_of(self.name, failure))
+            await hand_over(taker, event, error_of(self.name, failure), DEAD_LETTER_LIMIT)
         except Exception:  # noqa: BLE001 - told, and in the result
             log.exception("subscriber %s: its dead letter was not taken: %s", self.name, name_of(event))
             self._counts[f"dead_letter_failed.{self.name}"] += 1
             status = failure.status if isinstance(failure, Nack) else 502
             reason = f"{failure.reason}; its dead letter was not taken"  # so it is to come again, whatever it was
             return Nack(status, reason, retryable=True, attempts=failure.attempts, elapsed=failure.elapsed)
+        hand_off(event)
         self._counts[f"dead_lettered.{self.name}"] += 1
         return replace(failure, dead_lettered=True)
-
-
-async def _hand_over(taker: Any, event: Event, error: DeliveryError) -> None:
-    """Raise unless ``taker`` has taken the dead letter."""
-    is_sink = hasattr(taker, "send")
-    returned: Any = taker.send(event) if is_sink else taker(event, error)
-    returned = await returned if isawaitable(returned) else returned
-    if isinstance(returned, Nack | Undelivered):
-        returned.raise_for_outcome()
-    if is_sink and not isinstance(returned, Ack):
-        raise TypeError(f"a sink returned {type(returned).__name__}, which is no result")
 
 
 class Delivery:
@@ -183,7 +174,7 @@ class Delivery:
         self._cut = self._ended = self._holds = self._withdrawn = False
         self._key: Hashable = None
         self._turn: Turn = None
-        self._refused: Failure | None = None if wanted else _NO_FILTER
+        self._refused: Failure | None = None if wanted else NO_FILTER
         find = line.subscription.key
         if find is not None and wanted:
             try:
@@ -191,7 +182,7 @@ class Delivery:
                 hash(self._key)
             except Exception:  # noqa: BLE001 - one subscriber must not harm another
                 log.exception("subscriber %s: its key failed: %s", line.name, name_of(event))
-                self._refused = _NO_KEY
+                self._refused = NO_KEY
         if line.cancelled:
             self._refused = _CANCELLED
         elif self._refused is None and line.subscription.on_full == "refuse" and line.is_full(self._key):
@@ -220,7 +211,7 @@ class Delivery:
                 task.uncancel()
                 self.closed = True
                 result = replace(_CLOSED, possibly_delivered=self.begun, attempts=tuple(self._tried))
-            elif task.cancelling():
+            elif is_cancelled():
                 self.leave()
                 raise
             else:
@@ -254,7 +245,7 @@ class Delivery:
     async def _work(self) -> Result:
         if self._turn is not None and not await self._turn_comes():
             return self._not_begun()
-        if self.line.cancelled:
+        if self.line.cancelled or self._cut:
             return self._not_begun()
         self.begun = True
         return await self.line.send(self.event, self._tried)
@@ -283,9 +274,10 @@ class Delivery:
 
     def cut_off(self, task: asyncio.Task[None]) -> None:
         """End what the subscriber does with the event, which ``task`` has, but not what becomes of it then."""
-        if self.begun and not self._ended:
+        if not self._ended:
             self._cut = True
-            task.cancel()
+            if self.begun:
+                task.cancel()
 
     def leave(self) -> None:
         """Give the turn back, if there is one."""

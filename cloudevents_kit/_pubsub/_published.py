@@ -5,7 +5,7 @@ Never a bare success: an acknowledgement that not all subscribers share says who
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cloudevents_kit._event import Event
@@ -13,6 +13,7 @@ from cloudevents_kit._result import Ack, Nack, Result, Undelivered
 from cloudevents_kit.stages._policy import Policy, group_of, needed, refusal
 
 _DONE, _STORED = Ack(status=204), Ack(status=202)
+GIVEN_UP = Undelivered(reason="closed", error="it was given up before it was done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,19 @@ class Published(Mapping[str, Result]):
         return {name: result for name, result in self._results.items() if not isinstance(result, Ack)}
 
     def raise_for_failed(self) -> None:
-        """Raise an ExceptionGroup with a `DeliveryError` for each subscriber that failed, if there is one."""
-        if self.failed:
-            raise group_of(self.failed, "subscribers")
+        """Raise an ExceptionGroup with a `DeliveryError` for each subscriber that failed, if there is one.
+
+        If the event was sent to nobody, and that is a failure, it has an error for that.
+        """
+        failed = self.failed
+        if not self._results and not isinstance(self.result, Ack):
+            failed = {"all": self.result}
+        if failed:
+            raise group_of(failed, "subscribers")
+
+    def __bool__(self) -> bool:
+        """Be what the result is: true if the event is acknowledged."""
+        return bool(self.result)
 
     def __getitem__(self, name: str) -> Result:
         return self._results[name]
@@ -83,6 +94,18 @@ class Unsent:
     """Who should have got it."""
     possibly_delivered: bool = False
     """Whether it was at work already."""
+
+
+class Publication:
+    """An event on its way to subscribers that nobody waits for."""
+
+    __slots__ = ("event", "left", "results")
+
+    def __init__(self, event: Event, names: Iterable[str]) -> None:
+        """Begin with all of ``names`` given up."""
+        self.event = event
+        self.results: dict[str, Result] = dict.fromkeys(names, GIVEN_UP)
+        self.left = len(self.results)
 
 
 def judge(results: Mapping[str, Result], policy: Policy) -> Result:

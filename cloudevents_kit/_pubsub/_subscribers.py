@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack
 
-from cloudevents_kit._arguments import check_kind
+from cloudevents_kit._arguments import check_choice, check_kind
 from cloudevents_kit._clock import Clock
 from cloudevents_kit._contract import log, name_of
 from cloudevents_kit._event import Event
 from cloudevents_kit._pubsub._delivery import Line
 from cloudevents_kit._pubsub._subscription import Settings, Subscription, filter_of
+from cloudevents_kit._result import Ack, Nack, Result
 from cloudevents_kit._values import remember
 from cloudevents_kit.router import Pattern
 from cloudevents_kit.stages._stage import name_of_function
+
+_DONE = Ack(status=204)
+_UNWANTED = Nack(status=422, reason="no subscriber wants this event")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,8 +26,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Subscribers:
     """The subscriptions of a fan-out, which come and go while it runs."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Begin with none; ``clock`` is for the waits between retries."""
+    def __init__(self, name: str, unhandled: Literal["reject", "ack"], clock: Clock) -> None:
+        """Begin with none; see `FanOut`."""
+        check_choice("unhandled", unhandled, ("reject", "ack"))
+        check_kind("name", name, str, "a str")
+        self.name = name
+        self._unhandled = unhandled
         self.counts: Counter[str] = Counter()
         """What went wrong: ``failed.<name>``, ``dead_lettered.<name>``, ``unhandled`` and so on."""
         self._clock = clock
@@ -102,6 +110,14 @@ class Subscribers:
                 log.exception("subscriber %s: its filter failed: %s", line.name, name_of(event))
                 found.append((line, False))
         return found
+
+    def _note_unwanted(self, event: Event) -> Result:
+        """Return what it means that nobody wants ``event``."""
+        self.counts["unhandled"] += 1
+        if self._unhandled == "ack":
+            return _DONE
+        log.warning("%s: no subscriber for event: %s", self.name, name_of(event))
+        return _UNWANTED
 
     def _index(self, type: str) -> list[tuple[Line, Callable[[Event], bool] | None]]:
         found = self._by_type.get(type)

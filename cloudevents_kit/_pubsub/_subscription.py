@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, TypedDict
 
@@ -12,10 +13,12 @@ from cloudevents_kit._contract import HandlerSink, Outcome, Sink, is_async
 from cloudevents_kit._errors import DeliveryError
 from cloudevents_kit._event import Event
 from cloudevents_kit._filters import Filter, decide
+from cloudevents_kit._hand_over import check_taker
 from cloudevents_kit._retry import RetryPolicy
 from cloudevents_kit.router import Pattern, bind
 
 Subscriber = Sink | Callable[..., Awaitable[Outcome] | Outcome]
+#: A `Taker` whose hook is always given a `DeliveryError`.
 DeadLetter = Sink | Callable[[Event, DeliveryError], Awaitable[object] | object]
 
 
@@ -32,8 +35,10 @@ class Subscription:
     _: KW_ONLY
     order: int = 0
     """Whose turn it is: the lowest comes first, equal ones in the order in which they subscribed."""
-    retry: RetryPolicy = RetryPolicy.none()  # noqa: RUF009 - frozen
-    """When to send again, and, by its ``deadline``, how long one event may take in all. A `Sender` has its own."""
+    retry: RetryPolicy | None = None
+    """When to send again, and, by its ``deadline``, how long one event may take in all. A `Sender` has its own.
+
+    By default an event has one attempt of 60 seconds; in a `DurableFanOut` ten, from 1 to 60 seconds apart."""
     dead_letter: DeadLetter | None = None
     """Gets what failed in the end: a sink, or a function of the event and a `DeliveryError`, within 5 seconds."""
     concurrency: int = 10
@@ -50,7 +55,6 @@ class Subscription:
         check_kind("name", self.name, str, "a str, short, for people and metrics")
         if not self.name:
             raise ValueError("name: must not be empty")
-        as_sink(self.sink)
         for name in ("filter", "key"):
             function = getattr(self, name)
             if function is not None:
@@ -58,10 +62,10 @@ class Subscription:
                 if is_async(function):
                     raise TypeError(f"{name}: must return at once, not an awaitable")
         check_kind("order", self.order, int, "an int")
-        check_kind("retry", self.retry, RetryPolicy, "a RetryPolicy")
-        if self.dead_letter is not None and not hasattr(self.dead_letter, "send"):
-            check_callable("dead_letter", self.dead_letter)
+        check_kind("retry", self.retry, (RetryPolicy, type(None)), "a RetryPolicy or None")
+        check_taker("dead_letter", self.dead_letter)
         check_count("concurrency", self.concurrency)
+        as_sink(self.sink, self.concurrency)
         check_count("capacity", self.capacity, least=0)
         check_choice("on_full", self.on_full, ("wait", "refuse"))
 
@@ -76,7 +80,7 @@ class Settings(TypedDict, total=False):
     """The settings of a `Subscription` that have defaults."""
 
     order: int
-    retry: RetryPolicy
+    retry: RetryPolicy | None
     dead_letter: DeadLetter | None
     concurrency: int
     capacity: int
@@ -100,8 +104,9 @@ def _filter_of(name: str, text: str) -> Filter:
     return filters.prefix({name: text[:-1]}) if text.endswith("*") else filters.exact({name: text})
 
 
-def as_sink(subscriber: Subscriber) -> Sink:
+def as_sink(subscriber: Subscriber, threads: int) -> Sink:
+    """Return ``subscriber`` as a sink. A plain function gets so many ``threads`` of its own: it may hang in them."""
     if hasattr(subscriber, "send"):
         check_methods("sink", subscriber, "a Sink or a handler", "send")
         return subscriber
-    return HandlerSink(bind(subscriber))
+    return HandlerSink(bind(subscriber, None if is_async(subscriber) else ThreadPoolExecutor(threads)))
