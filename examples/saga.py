@@ -5,6 +5,8 @@
 The shop runs a saga: it reserves stock itself, asks the bank by event and takes the answer from its reply, and sends
 the shipper an event which is answered later, by an event of the shipper's own. The journal is a file: run the shop
 again after a crash, and it goes on where it was.
+
+At the end the same without a saga: the services react to each other's events, and nobody is in charge.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from cloudevents_kit import ACCEPTED, Event, Outcome, Receiver, Reject, RetryPolicy, Router, Sender
-from cloudevents_kit.saga import Context, Saga, Step, ask
+from cloudevents_kit.saga import Context, Saga, Step, ask, reacts
 from cloudevents_kit.stages import deduplicate
 from cloudevents_kit.stores import open_store
 
@@ -78,7 +80,7 @@ def shipped(answer: Event) -> object:
     return answer.data
 
 
-async def main() -> None:
+async def saga() -> None:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         store = await stack.enter_async_context(open_store(f"sqlite:///{Path(folder) / 'shop.db'}"))
@@ -118,6 +120,39 @@ async def main() -> None:
                 print(f"  {result.outcome}: {report.status}, taken back: {', '.join(report.compensated) or 'nothing'}")
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+
+
+async def choreography() -> None:
+    """Hand what each service tells to whoever reacts to it, as a broker does."""
+
+    def charge(event: Event) -> None:
+        raise Reject("no money")
+
+    async def give_up(event: Event) -> None:
+        print(f"  the customer gets nothing: {event['correlationid']}")
+
+    services = Router()
+    services.on("com.example.stock.released")(give_up)
+    for kind, react in (
+        ("order.created", reacts(lambda _: {"shelf": 7}, source="/stock", done="com.example.stock.reserved")),
+        (
+            "stock.reserved",
+            reacts(charge, source="/bank", done="com.example.payment.done", failed="com.example.payment.failed"),
+        ),
+        ("payment.failed", reacts(lambda _: None, source="/stock", done="com.example.stock.released")),
+    ):
+        services.on(f"com.example.{kind}")(react)
+    async with Receiver(services, port=0) as there, Sender(there.url) as broker:
+        event: Event | None = Event(type="com.example.order.created", source="/customer", correlationid="order 4")
+        while event is not None:
+            print(f"  {event['correlationid']}: {event.type} of {event.source}")
+            event = (await broker.request(event)).raise_for_outcome().reply
+
+
+async def main() -> None:
+    await saga()
+    print("Without a saga:")
+    await choreography()
 
 
 if __name__ == "__main__":

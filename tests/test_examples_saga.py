@@ -19,6 +19,12 @@ One to Atlantis:
   nack: compensated, taken back: pay, reserve
 Again:
   nack: compensated, taken back: pay, reserve
+Without a saga:
+  order 4: com.example.order.created of /customer
+  order 4: com.example.stock.reserved of /stock
+  order 4: com.example.payment.failed of /bank
+  order 4: com.example.stock.released of /stock
+  the customer gets nothing: order 4
 """
 
 

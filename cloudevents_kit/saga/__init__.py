@@ -8,9 +8,8 @@ What was begun and what was done is in a journal, so that a process that dies le
 the saga next goes on at the step that was in doubt.
 """
 
-from cloudevents_kit.saga._journal import Journal, Status
+from cloudevents_kit.saga._journal import Journal, Report, Status
 from cloudevents_kit.saga._reacts import reacts
-from cloudevents_kit.saga._report import Report
 from cloudevents_kit.saga._saga import Saga
 from cloudevents_kit.saga._steps import Context, InDoubt, SagaError, Step, Wait, ask
 

@@ -7,27 +7,26 @@ over, or by somebody else with a lease, to whom the saga is left.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
-import msgspec
-
 from cloudevents_kit._clock import Clock
-from cloudevents_kit._contract import Outcome, log, settle, verdict
+from cloudevents_kit._contract import Outcome, log, name_of, settle, verdict
 from cloudevents_kit._errors import Refusal, StageError
 from cloudevents_kit._event import Event
+from cloudevents_kit._hand_over import Taker, hand_over
 from cloudevents_kit._result import Nack
 from cloudevents_kit._retry import RetryPolicy, next_delay
-from cloudevents_kit.saga._journal import UNDO, Act, Journal, State, decode, encode, plan, unpack
-from cloudevents_kit.saga._steps import Context, InDoubt, SagaError, Step, Wait
+from cloudevents_kit._tasks import is_cancelled
+from cloudevents_kit.saga._journal import UNDO, Act, Journal, State, decode, encode, limit_of, plan, unpack
+from cloudevents_kit.saga._steps import Context, InDoubt, SagaError, Step, Unanswered, Wait, leaves_doubt
+from cloudevents_kit.saga._words import answer, errors, kept, told
 
-DeadLetter = Callable[[Event, Exception], Awaitable[object] | object]
 _MOST_LOST = 20
 _LAST_WORDS = 5.0
 _DEAD_LETTER_AGAIN = 60.0
@@ -45,7 +44,11 @@ class Held:
     version: int
     token: str
     state: State
+    known: int
+    """How many of the journal's events for it are known here."""
     event: Event = field(init=False)
+    runs_on: bool = False
+    """Whether a step runs in a thread, which nobody can cancel."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,13 +61,13 @@ class Driver:
     retry: RetryPolicy
     lease: float
     retention: float
-    dead_letter: DeadLetter | None
+    dead_letter: Taker | None
     clock: Clock
     counts: Counter[str] = field(default_factory=Counter)
     draining: bool = False
     """Whether nothing is to be begun any more."""
     rested: Callable[[str, float | None], None] = field(default=lambda _id, _due: None)
-    """Called with the id of a saga that nobody drives any more, and when it is due again."""
+    """Called with the id of a saga that nobody drives any more, and in how many seconds it is due again."""
 
     def now(self) -> float:
         """Return the seconds of the epoch."""
@@ -78,9 +81,10 @@ class Driver:
             self.counts["overtaken"] += 1
             log.warning("saga %s: somebody else goes on with %s: the lease ran out", self.name, held.id)
         except asyncio.CancelledError:
-            with suppress(Exception):  # else the lease ends by itself
-                async with asyncio.timeout(_LAST_WORDS):
-                    await self._rest(held, self.now())
+            if not held.runs_on:  # what others do meanwhile may be to take it back: they wait for the end of the lease
+                with suppress(Exception):
+                    async with asyncio.timeout(_LAST_WORDS):
+                        await self._rest(held)
             raise
 
     async def _take_over(self, held: Held) -> None:
@@ -97,23 +101,27 @@ class Driver:
 
     async def _go_on(self, held: Held) -> None:
         state = held.state
-        names = [(step.name, step.compensate is not None) for step in self.steps.values()]
-        while (name := plan(names, state, self.now())) is not None:
-            act = state.acts.setdefault(name, Act(began=self.now()))
-            woken = act.status == "waiting" and act.until > self.now()
-            if act.status == "waiting" and not woken and self._delay(name, act, _NO_ANSWER) is None:
+        steps = {name: step.compensate is not None for name, step in self.steps.items()}
+        while (name := plan(steps, state, self.now())) is not None:
+            act = state.acts.setdefault(name, Act(began=self.now(), seen=len(state.events)))
+            waits = act.status == "waiting"
+            woken = waits and act.until > self.now()
+            unanswered = waits and act.asked and not woken
+            if unanswered and self._delay(name, act, _NO_ANSWER) is None:
                 act.status, act.error = "failed", _NO_ANSWER.reason
                 continue
             if self.draining:
-                await self._rest(held, self.now())
+                await self._rest(held)
                 return
             if act.status == "pausing" and act.until > self.now():  # an event for the saga has woken it too early
                 await self._rest(held, _due(state, name, act))
                 return
-            act.status, act.attempts = "begun", act.attempts + (not woken)
-            until = self.now() + self.lease
-            await self._save(held, due=until, token=held.token)
-            await self._attempt(held, name, act, woken=woken, limit=until - self.lease / 10 - self.now())
+            if waits and not act.asked:
+                act.waited += self.now() - act.until
+            act.status, act.attempts = "begun", act.attempts + (unanswered or not waits)
+            began = self.clock.monotonic()
+            await self._save(held, due=self.lease, token=held.token)
+            await self._attempt(held, name, act, woken=woken, limit=0.9 * self.lease + began - self.clock.monotonic())
             if act.status in {"pausing", "waiting"}:
                 await self._rest(held, _due(state, name, act))
                 return
@@ -124,9 +132,10 @@ class Driver:
         if limit <= 0:  # the save took too long: somebody else may have taken it back already
             raise _Overtaken
         state, step = held.state, self.steps[name.removesuffix(UNDO)]
-        forward = not name.endswith(UNDO)
-        if forward and state.deadline is not None:
-            limit = min(limit, max(0.0, state.deadline - self.now()))
+        forward, cut = not name.endswith(UNDO), f"nine tenths of the lease of {self.lease:g} s"
+        if forward and state.deadline is not None and not step.is_plain:  # which would run on, beside what undoes it
+            left = max(0.0, state.deadline - self.now())
+            cut, limit = (limit_of(state), left) if left < limit else (cut, limit)
         context = self._context(held, name, act, woken=woken)
         raised: list[Exception] = []
 
@@ -134,38 +143,45 @@ class Driver:
             began = perf_counter()
             work: Any = step.run if forward else step.compensate
             try:
-                async with asyncio.timeout(limit):
-                    act.result = _kept(await work(context))
-            except Wait as wait:
-                raised.append(wait)
+                async with timeout:
+                    result = await work(context)
+                    act.result = kept(name, result) if forward else act.result
             except asyncio.CancelledError as error:
-                if _is_cancelled():
+                if is_cancelled():
                     raise
                 raised.append(InDoubt("it ended as if it had been cancelled"))
                 raise self._failure(name, held.event, began) from error
-            except Refusal as error:
-                raised.append(error)
-                raise
             except Exception as error:
                 raised.append(error)
+                if isinstance(error, Refusal):
+                    return None  # which is told below, or no failure at all
                 raise self._failure(name, held.event, began) from error
             return None
 
+        timeout = asyncio.timeout(limit)
+        held.runs_on = forward and step.is_plain
         await settle(attempt, held.event)  # which logs, and lets events that are sent inherit from this one
-        if raised:
-            self._note(held, name, act, raised[0], woken=woken)
-        else:
+        held.runs_on = False
+        if not raised:
             act.status, act.error = "done", ""
+        elif isinstance(raised[0], Wait):
+            self._wait(act, raised[0], woken=woken)
+        else:
+            act.seen = len(context.events)
+            self._note(held, name, act, raised[0], cut if timeout.expired() else "")
 
-    def _note(self, held: Held, name: str, act: Act, error: Exception, *, woken: bool) -> None:
-        if isinstance(error, Wait):
-            act.status, act.in_doubt = "waiting", True
-            act.until = act.until if woken else self.now() + error.seconds
-            return
+    def _wait(self, act: Act, wait: Wait, *, woken: bool) -> None:
+        asked, asks = act.asked, isinstance(wait, Unanswered)
+        act.status, act.asked, act.in_doubt = "waiting", asks, act.in_doubt or wait.in_doubt
+        if not (woken and asked and asks):  # any other event leaves a question the time that it had
+            act.until = self.now() + wait.seconds
+        if not asks:
+            act.waited += wait.seconds
+
+    def _note(self, held: Held, name: str, act: Act, error: Exception, cut: str) -> None:
         nack: Any = verdict(error, held.event)
-        cause = error.__cause__ if isinstance(error, StageError) else error
-        act.in_doubt = nack.retryable and (act.in_doubt or isinstance(cause, TimeoutError | InDoubt))
-        act.error = f"{type(error).__name__}: {error}"[:500]
+        act.in_doubt = nack.retryable and (act.in_doubt or bool(cut) or leaves_doubt(error))
+        act.error, act.answer = told(error, cut), answer(error)
         delay = self._delay(name, act, nack)
         if delay is None:
             act.status = "failed"
@@ -173,10 +189,11 @@ class Driver:
         else:
             self.counts["retried"] += 1
             act.status, act.until = "pausing", self.now() + delay
+            log.info("saga %s: %s is tried again in %.3g s: %s: %s", self.name, name, delay, held.id, act.error)
 
     def _delay(self, name: str, act: Act, nack: Nack) -> float | None:
         policy = self.steps[name.removesuffix(UNDO)].retry or self.retry
-        elapsed = max(0.0, self.now() - act.began)
+        elapsed = max(0.0, self.now() - act.began - act.waited)
         return next_delay(policy, act.attempts, nack, elapsed=elapsed, chance=policy.chance())
 
     def _context(self, held: Held, name: str, act: Act, *, woken: bool) -> Context:
@@ -190,6 +207,7 @@ class Driver:
             in_doubt=act.in_doubt if subject is act else subject.status != "done",
             woken=woken,
             events=tuple(map(unpack, state.events)),
+            seen=act.seen,
             began=datetime.fromtimestamp(act.began, UTC),
         )
 
@@ -211,33 +229,38 @@ class Driver:
             if found is None or found[3] != held.token:
                 raise _Overtaken
             held.version = found[1]
-            events = decode(found[4]).events
-            if len(events) > len(held.state.events):  # the only thing that others change
-                held.state.events = events
-                due = self.now() if due is not None and token != held.token else due
+            new = decode(found[4]).events[held.known :]  # the only thing that others change
+            held.state.events += new
+            held.known += len(new)
+            if new and token != held.token:
+                if held.state.status == "parked":
+                    due, expires = due or self.retention, None
+                elif due is not None:
+                    due = 0.0
         held.version += 1
 
-    async def _rest(self, held: Held, due: float) -> None:
+    async def _rest(self, held: Held, until: float = 0.0) -> None:
         for act in held.state.acts.values():  # if it was cancelled
             if act.status == "begun":
                 act.status, act.until, act.in_doubt = "pausing", 0.0, True
+        due = max(0.0, until - self.now())
         await self._save(held, due=due, token="")
         self.rested(held.id, due)
 
     async def _end(self, held: Held) -> None:
         state = held.state
         if state.status == "stuck" and not state.handed_over and self.dead_letter is not None:
-            error = SagaError(f"saga {self.name} is stuck: {_errors(state)}")
+            error = SagaError(f"saga {self.name}: {held.id} is stuck: {errors(state)}")
             state.handed_over = await self._hand_over(held.event, error)
             if not state.handed_over:
                 await self._rest(held, self.now() + _DEAD_LETTER_AGAIN)
                 return
         state.ended = self.now()
         stays = state.status == "stuck"  # until somebody resumes it
-        await self._save(held, due=None, token="", expires=None if stays else state.ended + self.retention)
+        await self._save(held, due=None, token="", expires=None if stays else self.retention)
         self.counts[state.status] += 1
         if stays:
-            log.error("saga %s: stuck: %s: %s", self.name, held.id, _errors(state))
+            log.error("saga %s: stuck: %s: %s", self.name, held.id, errors(state))
         self.rested(held.id, None)
 
     async def _end_parked(self, held: Held) -> None:
@@ -252,19 +275,14 @@ class Driver:
                 await self._rest(held, self.now() + _DEAD_LETTER_AGAIN)
                 return
             del state.events[0]
-        expires = None if state.events else self.now()
-        await self._save(held, due=None, token="", expires=expires)
+        await self._save(held, due=None, token="", expires=None if state.events else 0.0)
 
     async def _hand_over(self, event: Event, error: Exception) -> bool:
         try:
-            async with asyncio.timeout(self.lease * 0.9):
-                taken = self.dead_letter(event, error)  # type: ignore[misc]  # there is one
-                taken = await taken if inspect.isawaitable(taken) else taken
-            if hasattr(taken, "raise_for_outcome"):  # of a sink, which does not raise
-                taken.raise_for_outcome()
-        except Exception:  # noqa: BLE001 - whatever the hook raises, it is called again
-            self.counts["not_handed_over"] += 1
-            log.exception("saga %s: %s could not be handed over", self.name, event)
+            await hand_over(self.dead_letter, event, error, self.lease * 0.9)
+        except Exception:  # noqa: BLE001 - whatever it raises, it is called again
+            self.counts["dead_letter_failed"] += 1
+            log.exception("saga %s: could not be handed over: %s", self.name, name_of(event))
             return False
         return True
 
@@ -274,20 +292,3 @@ _NO_ANSWER = Nack(status=503, reason="no answer came", retryable=True)
 
 def _due(state: State, name: str, act: Act) -> float:
     return act.until if state.deadline is None or name.endswith(UNDO) else min(act.until, state.deadline)
-
-
-def _kept(result: object) -> msgspec.Raw:
-    try:
-        return msgspec.Raw(encode(result))
-    except Exception as error:  # it was done, and the next step would not know what came of it
-        raise InDoubt(f"returned what is no JSON: {type(result).__name__}") from error
-
-
-def _is_cancelled() -> bool:
-    task: Any = asyncio.current_task()
-    return bool(task.cancelling())
-
-
-def _errors(state: State) -> str:
-    found = [f"{name}: {act.error}" for name, act in state.acts.items() if act.status == "failed"]
-    return "; ".join(found) or state.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any
 
-from cloudevents_kit._arguments import check_kind
+from cloudevents_kit._arguments import check_callable, check_kind
 from cloudevents_kit._contract import Handler, as_handler
 from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
@@ -23,8 +23,9 @@ def reacts(function: Any, *, source: str, done: str, failed: str | None = None) 
 
     Either reply names the event in causationid and has the same id each time, so that a copy leads to a copy.
     """
+    check_callable("function", function)
     work: Any = as_handler(function)
-    for name, text in (("source", source), ("done", done)):
+    for name, text in (("source", source), ("done", done), ("failed", done if failed is None else failed)):
         check_kind(name, text, str, "a str")
 
     async def react(event: Event) -> Event:

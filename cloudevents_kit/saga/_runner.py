@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from typing import Self
 
 from cloudevents_kit._contract import log
@@ -29,11 +27,10 @@ class Runner:
         self.driver, self.poll = driver, poll
         driver.rested = self._rested
         self._concurrency, self._grace = concurrency, grace
-        self._owner, self._leases = os.urandom(8).hex(), count()
-        self.users, self._wakes, self._forget_at = 0, 0, 0.0
+        self.users, self._forget_at = 0, 0.0
         self._changing = asyncio.Lock()  # whoever opens it again waits until it is closed
-        self._tasks = Tasks(lambda error: log.error("saga %s: a worker failed", self.name, exc_info=error))
-        self._resting: deque[asyncio.Future[None]] = deque()
+        self._tasks = Tasks(self._failed)
+        self._woken = asyncio.Event()  # of the loop in which it is open
         self._watching: dict[str, set[asyncio.Future[None]]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
 
@@ -52,21 +49,26 @@ class Runner:
 
     async def work(self) -> bool:
         """Drive one saga that is due, until it is over or has to wait; return False if none is due."""
-        now, token = self.driver.now(), f"{self._owner}-{next(self._leases)}"
-        found = await self.driver.journal.lease(self.name, now=now, until=now + self.driver.lease, token=token)
+        held = await self._lease()
+        if held is not None:
+            await self.driver.drive(held)
+        return held is not None
+
+    async def _lease(self) -> Held | None:
+        token = os.urandom(12).hex()
+        found = await self.driver.journal.lease(self.name, self.driver.lease, token)
         if found is None:
-            return False
+            return None
         entry = Entry(*found)
         state = decode(entry.state)
-        await self.driver.drive(Held(entry.id, entry.version, token, state))
-        return True
+        return Held(entry.id, entry.version, token, state, len(state.events))
 
     async def __aenter__(self) -> Self:
         """Begin to drive what is due."""
         async with self._changing:
             if not self.users:
-                self.driver.draining = False
-                for _ in range(self._concurrency):
+                self.driver.draining, self._woken = False, asyncio.Event()
+                if self._concurrency:
                     _ = self._tasks.start(self._serve())
             self.users += 1
         return self
@@ -77,58 +79,62 @@ class Runner:
             self.users -= 1
             if not self.users:
                 self.driver.draining = True
-                self.wake(everybody=True)
+                self.wake()
                 await self._tasks.close(self._grace)
+                self.driver.draining = False  # for `work`
                 for timer in self._timers:
                     timer.cancel()
                 self._timers.clear()
 
     async def _serve(self) -> None:
+        """Take what is due, and have it driven, as long as there is room."""
         while not self.driver.draining:
-            wakes = self._wakes
-            if not await self._look() and wakes == self._wakes:
-                await self._sleep()
+            self._woken.clear()
+            if len(self._tasks) > self._concurrency or not await self._look():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.poll):
+                        await self._woken.wait()
 
     async def _look(self) -> bool:
-        """Do what is due; return whether there was anything."""
         try:
-            if await self.work():
+            held = await self._lease()
+            if held is not None:
+                await self._drive(held)
                 return True
-            if self._forget_at <= self.driver.now():
-                self._forget_at = self.driver.now() + _FORGET_EVERY
-                forgotten = await self.driver.journal.forget(self.name, now=self.driver.now())
+            if self._forget_at <= self.driver.clock.monotonic():
+                self._forget_at = self.driver.clock.monotonic() + _FORGET_EVERY
+                forgotten = await self.driver.journal.forget(self.name)
                 self.counts.update({"forgotten": forgotten} if forgotten else {})
-        except Exception as error:  # noqa: BLE001 - the next look may succeed; leases end by themselves
-            self.counts["journal_failed"] += 1
-            log.error("saga %s: the journal failed", self.name, exc_info=error)
+        except Exception as error:  # noqa: BLE001 - the next look may succeed
+            self._failed(error)
         return False
 
-    async def _sleep(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._resting.append(future)
-        try:
-            await asyncio.wait((future,), timeout=self.poll)
-        finally:
-            with suppress(ValueError):
-                self._resting.remove(future)
+    async def _drive(self, held: Held) -> None:
+        if self.driver.draining:  # it has come too late for a task of its own, and is given back
+            await self.driver.drive(held)
+        else:
+            self._tasks.start(self._go_on(held)).add_done_callback(lambda _: self.wake())
 
-    def wake(self, *, everybody: bool = False) -> None:
-        """Let a worker that rests look what is due."""
-        self._wakes += 1  # for those that look at this very moment, and find nothing
-        while self._resting:
-            self._resting.popleft().set_result(None)
-            if not everybody:
-                return
+    async def _go_on(self, held: Held) -> None:
+        await self.driver.drive(held)
+        while not self.driver.draining and await self.work():  # many leases at once share a transaction
+            pass
+
+    def _failed(self, error: Exception) -> None:
+        self.counts["store_failed"] += 1  # leases end by themselves
+        log.error("saga %s: the journal failed", self.name, exc_info=error)
+
+    def wake(self) -> None:
+        """Look what is due."""
+        self._woken.set()
 
     def _rested(self, id: str, due: float | None) -> None:
         """Tell those who wait for the end of a saga, or look again when it is due, if that is soon."""
         if due is None:
             for future in self._watching.pop(id, ()):
                 future.set_result(None)
-        elif self.users and (delay := due - self.driver.now()) < self.poll:
-            timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(
-                max(0.0, delay), lambda: self._ring(timer)
-            )
+        elif self.users and due < self.poll:
+            timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(due, lambda: self._ring(timer))
             self._timers.add(timer)
 
     def _ring(self, timer: asyncio.TimerHandle) -> None:

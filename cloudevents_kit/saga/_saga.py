@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
 from cloudevents_kit._arguments import (
     check_callable,
@@ -22,11 +22,11 @@ from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import ACCEPTED, Outcome, log, name_of
 from cloudevents_kit._errors import Refusal, Reject, Retry
 from cloudevents_kit._event import Event
+from cloudevents_kit._hand_over import Taker, check_taker
 from cloudevents_kit._retry import RetryPolicy
-from cloudevents_kit.saga._drive import DeadLetter, Driver
-from cloudevents_kit.saga._journal import OVER, UNDO, Entry, Journal, State, decode, encode, pack, unpack
-from cloudevents_kit.saga._report import Report, report_of
-from cloudevents_kit.saga._runner import Runner
+from cloudevents_kit.saga._drive import Driver
+from cloudevents_kit.saga._journal import OVER, Journal, State, encode, pack, unpack
+from cloudevents_kit.saga._looks import Looks
 from cloudevents_kit.saga._steps import Context, Step
 
 _POLICY = RetryPolicy(attempts=5, initial=1.0, max_delay=60.0, deadline=None)
@@ -34,7 +34,7 @@ _MOST_EVENTS = 100
 _LONGEST = 128
 
 
-class Saga(Runner):
+class Saga(Looks):
     """A handler for the events that start a saga; each is acknowledged once the journal has it."""
 
     is_async_handler = True
@@ -50,9 +50,8 @@ class Saga(Runner):
         key: Callable[[Event], str] | None = None,
         wait: bool = False,
         reply: Callable[[Context], Event] | None = None,
-        when_running: Literal["accept", "conflict"] = "accept",
         unknown: Literal["retry", "park"] = "retry",
-        dead_letter: DeadLetter | None = None,
+        dead_letter: Taker | None = None,
         retention: float = 7 * 86400.0,
         concurrency: int = 10,
         lease: float = 60.0,
@@ -73,11 +72,10 @@ class Saga(Runner):
                 default an id is made of (source, id) of the first, and the others name a step in causationid.
             wait: answer when the saga is over: 204 or a reply if it is completed, and 422 if not.
             reply: makes the reply of a completed saga; implies ``wait``.
-            when_running: what a copy of the first event gets while the saga runs: the same answer, or 409.
             unknown: what an event gets whose saga has not started: 503, so that it is sent again, or, if it is
                 ``"park"``, it is kept for ``retention`` and then a dead letter.
-            dead_letter: ``async hook(event, error)`` for the first event of a saga that is stuck. If it raises, or
-                returns a Nack, it is called again later.
+            dead_letter: gets the first event of a saga that is stuck: a sink, or a function of the event and a
+                `SagaError`. If it does not take it, it is asked again later.
             retention: seconds for which a saga that is over is remembered, so that a copy starts nothing new. One
                 that is stuck is remembered until somebody calls `resume`.
             concurrency: sagas that are driven here at once; 0 leaves that to `work`, or to other processes.
@@ -85,22 +83,25 @@ class Saga(Runner):
                 tenths of it, then it is cancelled and in doubt.
             poll: seconds between looks for what others have left.
             grace: seconds that steps have to end when the saga is closed.
-            clock: for leases, pauses and deadlines; those of all processes must agree to a few seconds.
+            clock: for deadlines and pauses; leases are the journal's, by a clock of its own.
         """
         check_kind("name", name, str, "a str")
         if not name.isprintable() or "/" in name or not 0 < len(name) <= 64:
             raise ValueError(f"name: must be 1 to 64 printable characters without /, not {name!r}")
         by_name = {step.name: step for step in _checked(steps)}
-        check_methods("journal", journal, "a Journal", "load", "save", "lease", "forget")
-        check_kind("retry", retry or _POLICY, RetryPolicy, "a RetryPolicy")
-        for argument, function in (("key", key), ("reply", reply), ("dead_letter", dead_letter)):
+        check_methods("journal", journal, "a Journal", "load", "save", "lease", "read", "forget")
+        retry = _POLICY if retry is None else retry
+        check_kind("retry", retry, RetryPolicy, "a RetryPolicy")
+        if clock is not None:
+            check_methods("clock", clock, "a Clock", "monotonic", "now", "sleep")
+        for argument, function in (("key", key), ("reply", reply)):
             if function is not None:
                 check_callable(argument, function)
+        check_taker("dead_letter", dead_letter)
         for argument, seconds in (("retention", retention), ("lease", lease), ("poll", poll)):
             check_positive(argument, seconds)
         if deadline is not None:
             check_positive("deadline", deadline)
-        check_choice("when_running", when_running, ("accept", "conflict"))
         check_choice("unknown", unknown, ("retry", "park"))
         check_flag("wait", wait)
         check_count("concurrency", concurrency, least=0)
@@ -110,11 +111,11 @@ class Saga(Runner):
                 name=name,
                 steps=by_name,
                 journal=journal,
-                retry=retry or _POLICY,
+                retry=retry,
                 lease=lease,
                 retention=retention,
                 dead_letter=dead_letter,
-                clock=clock or SystemClock(),
+                clock=SystemClock() if clock is None else clock,
             ),
             concurrency=concurrency,
             poll=poll,
@@ -123,18 +124,19 @@ class Saga(Runner):
         self._journal, self._now = journal, self.driver.now
         self._deadline, self._key, self._reply = deadline, key, reply
         self._waits = wait or reply is not None
-        self._accepts_copies, self._parks = when_running == "accept", unknown == "park"
+        self._parks = unknown == "park"
 
     # Events.
 
     def id_of(self, event: Event) -> str:
-        """Return the id of the saga that ``event`` starts."""
+        """Return the id of the saga that ``event`` starts. Raises `Reject` if ``key`` gives it none."""
+        check_kind("event", event, Event, "an Event")
         if self._key is None:
             return sha256(f"{len(event.source)}:{event.source}{event.id}".encode()).hexdigest()[:32]
-        key = self._key(event)
+        key: Any = self._key(event)
+        if key is None or key == "":
+            raise Reject(f"the event has no key that names its {self.name}")
         check_kind("key", key, str, "a function that returns a str")
-        if not key:
-            raise ValueError("key: must not be empty")
         fits = len(key) <= _LONGEST and key.isprintable()
         return key if fits else sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -158,16 +160,19 @@ class Saga(Runner):
         return await self._end_of(id) if self._waits else ACCEPTED
 
     async def _begin(self, id: str, state: State, version: int) -> bool:
-        now = self._now()
-        state.deadline = None if self._deadline is None else now + self._deadline
-        return await self._journal.save(self.name, id, encode(state), version=version, due=now, lease="", expires=None)
+        if self._deadline is not None:
+            state.deadline, state.allowed = self._now() + self._deadline, self._deadline
+        return await self._save(id, state, version)
+
+    async def _save(self, id: str, state: State, version: int, due: float | None = 0.0, lease: str = "") -> bool:
+        return await self._journal.save(
+            self.name, id, encode(state), version=version, due=due, lease=lease, expires=None
+        )
 
     async def _repeated(self, id: str, state: State, event: Event) -> Outcome:
         if unpack(state.event).key != event.key:
             raise Reject(f"another event has started this {self.name}")
         self.counts["repeated"] += 1
-        if state.status not in OVER and not self._accepts_copies:
-            raise Retry(self.poll, f"this {self.name} is running", 409)
         return await self._end_of(id) if self._waits else ACCEPTED
 
     async def deliver(self, event: Event) -> None:
@@ -181,15 +186,12 @@ class Saga(Runner):
         self.wake()
 
     async def _add(self, id: str, event: Event) -> bool:
-        found, now = await self._load(id), self._now()
+        found = await self._load(id)
         if found is None or self._is_forgotten(found[1]):
             if not self._parks:
                 raise Retry(self.poll, f"no such {self.name} has started yet")
-            version, state = (0 if found is None else found[0].version), State(status="parked", events=[pack(event)])
-            due = now + self.driver.retention
-            return await self._journal.save(
-                self.name, id, encode(state), version=version, due=due, lease="", expires=None
-            )
+            state = State(status="parked", events=[pack(event)])
+            return await self._save(id, state, 0 if found is None else found[0].version, self.driver.retention)
         entry, state = found
         if state.status in {"completed", "compensated"}:
             self.counts["late"] += 1
@@ -200,13 +202,15 @@ class Saga(Runner):
         if len(state.events) >= _MOST_EVENTS:
             raise Retry(self.poll, f"too many events for this {self.name}", 429)
         state.events.append(pack(event))
-        sleeps = not entry.lease and state.status in {"running", "compensating"}
-        return await self._journal.save(
-            self.name, id, encode(state), version=entry.version, due=now if sleeps else entry.due, lease=entry.lease,
-            expires=None,
-        )  # fmt: skip
+        due = entry.due
+        if state.status == "parked" and due is None:  # what had been parked before has become a dead letter
+            due = self.driver.retention
+        elif state.status in {"running", "compensating"} and not entry.lease:
+            due = 0.0
+        return await self._save(id, state, entry.version, due, entry.lease)
 
     def _saga_of(self, event: Event) -> str:
+        check_kind("event", event, Event, "an Event")
         if self._key is not None:
             return self.id_of(event)
         saga, _, rest = str(event.get("causationid", "")).partition("/")
@@ -215,35 +219,11 @@ class Saga(Runner):
             raise Reject(f"the event names no step of a {self.name} in causationid")
         return id
 
-    async def _load(self, id: str) -> tuple[Entry, State] | None:
-        found = await self._journal.load(self.name, id)
-        return None if found is None else (Entry(*found), decode(found[4]))
-
     def _is_forgotten(self, state: State) -> bool:
         over = state.status in {"completed", "compensated"}
         return over and state.ended + self.driver.retention <= self._now()
 
-    # What became of it.
-
-    async def find(self, id: str) -> Report | None:
-        """Return what became of a saga so far; None if there is none."""
-        found = await self._load(id)
-        return None if found is None else report_of(id, found[1])
-
-    async def resume(self, id: str) -> bool:
-        """Let a saga that is stuck try again what it could not compensate; return False if it is not stuck."""
-        found = await self._load(id)
-        if found is None or found[1].status != "stuck":
-            return False
-        entry, state = found
-        state.status, state.handed_over, state.ended = "compensating", False, 0.0
-        for name in [name for name, act in state.acts.items() if name.endswith(UNDO) and act.status == "failed"]:
-            del state.acts[name]
-        done = await self._journal.save(
-            self.name, id, encode(state), version=entry.version, due=self._now(), lease="", expires=None
-        )
-        self.wake()
-        return done
+    # The answer at the end.
 
     async def _end_of(self, id: str) -> Outcome:
         """Wait until the saga is over, and return or raise the answer."""
@@ -257,7 +237,8 @@ class Saga(Runner):
     def _answer(self, id: str, state: State | None) -> Outcome:
         if state is None or state.status != "completed":
             became = "was forgotten" if state is None else "is stuck" if state.status == "stuck" else "was compensated"
-            raise Refusal(f"this {self.name} {became}", 422, retryable=False)
+            why = f": {state.answer}" if state is not None and state.answer else ""
+            raise Refusal(f"this {self.name} {became}{why}", 422, retryable=False)
         if self._reply is None:
             return None
         return self._reply(
@@ -272,6 +253,7 @@ class Saga(Runner):
 
 
 def _checked(steps: Iterable[Step]) -> list[Step]:
+    check_kind("steps", steps, Iterable, "a list of Steps")
     found = [*steps]
     for step in found:
         check_kind("steps", step, Step, "Steps")

@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from cloudevents_kit._arguments import check_callable, check_kind, check_methods, check_positive
-from cloudevents_kit._contract import Sink, as_handler, outcome_of
-from cloudevents_kit._errors import CloudEventsError, Refusal
+from cloudevents_kit._arguments import (
+    check_callable,
+    check_flag,
+    check_kind,
+    check_methods,
+    check_not_negative,
+    check_positive,
+)
+from cloudevents_kit._contract import Sink, as_handler, log, name_of, outcome_of
+from cloudevents_kit._errors import CloudEventsError, Refusal, StageError
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack, Nack, Result, Undelivered
 from cloudevents_kit._retry import RetryPolicy
@@ -17,7 +24,7 @@ from cloudevents_kit.router import Pattern
 
 
 class SagaError(CloudEventsError):
-    """A saga is stuck: a compensation failed for good, or one that nobody has started was sent events."""
+    """A saga is stuck, since a compensation failed for good; was sent events, but never started; or is over."""
 
 
 class InDoubt(Refusal):
@@ -28,17 +35,36 @@ class InDoubt(Refusal):
 
     def __init__(self, reason: str = "in doubt", after: float | None = None) -> None:
         """Try again in ``after`` seconds, or when the policy says."""
+        if after is not None:
+            check_not_negative("after", after)
         super().__init__(reason, 503, retryable=True, after=after)
 
 
-class Wait(InDoubt):
-    """Raised by a step that goes on with an event to come: it is run again when one came, or after ``seconds``."""
+class Wait(Refusal):
+    """Raised by a step that goes on later: it is run again when an event came, or after ``seconds``.
 
-    def __init__(self, seconds: float) -> None:
-        """Take ``seconds`` as the time of one attempt."""
+    That is no failure: it goes on with the same attempt, as often as it likes, until the deadline of the saga.
+    """
+
+    def __init__(self, seconds: float, *, in_doubt: bool = False) -> None:
+        """Say whether the step may have done something ``in_doubt``, to be taken back if it comes to nothing."""
         check_positive("seconds", seconds)
-        super().__init__("waits for an event", seconds)
-        self.seconds = seconds
+        check_flag("in_doubt", in_doubt)
+        super().__init__("waits", 503, retryable=True, after=seconds)
+        self.seconds, self.in_doubt = seconds, in_doubt
+
+
+class Unanswered(Wait):
+    """Raised by a step that has asked: an attempt that has failed if no answer comes in time."""
+
+
+def leaves_doubt(error: BaseException | None) -> bool:
+    """Tell whether a step that raised ``error`` may have happened all the same."""
+    if isinstance(error, StageError):
+        return leaves_doubt(error.__cause__)
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(leaves_doubt, error.exceptions))
+    return isinstance(error, TimeoutError | InDoubt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +85,8 @@ class Context:
     """Whether it waited for an event, and one came; the attempt is that which waited."""
     events: tuple[Event, ...] = ()
     """What came for the saga since, the oldest first."""
+    seen: int = 0
+    """How many of these had come before this step began, or were seen by an attempt of it that failed."""
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     """When its first attempt began."""
 
@@ -97,6 +125,7 @@ class Step:
         self.name = name
         self.retry = retry
         self.run = _work("run", run)
+        self.is_plain = self.run is not run
         self.compensate = None if compensate is None else _work("compensate", compensate)
 
 
@@ -128,9 +157,10 @@ def ask(
     Args:
         sink: where the service is: a `Sender`, a `Requests`, or any sink.
         build: makes the event, as ``lambda step: step.make(type=..., source=..., data=...)``.
-        read: makes the result of the answer; raises `Reject` if the answer says that it was not done.
-        answer: type, or pattern, of the events for the saga that are answers; by default those that name the event
-            sent in causationid.
+        read: makes the result of the answer; raises `Reject` if the answer says that it was not done. Any other error
+            leaves the step in doubt.
+        answer: type, or pattern, of the events for the saga that are answers, if they came since it was asked, and do
+            not name another step in causationid; by default, those that name this one there.
         timeout: seconds for an answer that comes later, as an event of its own, to `Saga.deliver`. None: the answer is
             the reply to the request, or nothing.
     """
@@ -144,20 +174,32 @@ def ask(
     send: Callable[[Event], Awaitable[Result]] = getattr(sink, "request", None) or sink.send  # type: ignore[union-attr]
 
     def is_answer(event: Event, key: str) -> bool:
-        return event.get("causationid") == key if pattern is None else pattern.matches(event)
+        cause = str(event.get("causationid", ""))
+        if pattern is None:
+            return cause == key
+        of_another_step = cause != key and cause.startswith(key.rpartition("/")[0] + "/")
+        return pattern.matches(event) and not of_another_step
 
     async def asked(step: Context) -> Any:
-        found = next((event for event in step.events if is_answer(event, step.key)), None)
+        found = next((event for event in step.events[step.seen :] if is_answer(event, step.key)), None)
         if found is None and not step.woken:
             event = build(step)
             found = _reply_of(await send(event if event.id == step.key else event.evolve(id=step.key)), timeout)
         if found is None and timeout is not None:
-            raise Wait(timeout)
-        if found is None:
-            return None
-        return found.data if read is None else read(found)
+            raise Unanswered(timeout, in_doubt=True)
+        return None if found is None else _read(found, read)
 
     return asked
+
+
+def _read(answer: Event, read: Callable[[Event], Any] | None) -> Any:
+    try:
+        return answer.data if read is None else read(answer)
+    except Refusal:
+        raise
+    except Exception as error:  # whatever it says, the service has acted
+        log.exception("the answer to a step cannot be read: %s", name_of(answer))
+        raise InDoubt(f"the answer cannot be read: {type(error).__name__}") from error
 
 
 def _reply_of(result: Result, timeout: float | None) -> Event | None:

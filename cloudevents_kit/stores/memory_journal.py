@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from cloudevents_kit._clock import Clock, SystemClock
 
 _Entry = tuple[str, int, float | None, str, bytes]
 
@@ -19,14 +22,15 @@ class _Kept:
 class MemoryJournal:
     """Sagas, for tests only: a restart forgets them, half done as they are. See `saga.Journal`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Clock | None = None) -> None:
         """Start empty."""
+        self._now = (clock or SystemClock()).monotonic
         self._kept: dict[tuple[str, str], _Kept] = {}
 
     async def load(self, saga: str, id: str, /) -> _Entry | None:
         """See `saga.Journal`."""
         found = self._kept.get((saga, id))
-        return None if found is None else _entry(id, found)
+        return None if found is None else self._entry(id, found)
 
     async def save(
         self, saga: str, id: str, state: bytes, /, *, version: int, due: float | None, lease: str, expires: float | None
@@ -35,11 +39,12 @@ class MemoryJournal:
         found = self._kept.get((saga, id))
         if version != (0 if found is None else found.version):
             return False
-        self._kept[saga, id] = _Kept(version + 1, due, lease, state, expires)
+        self._kept[saga, id] = _Kept(version + 1, self._at(due), lease, state, self._at(expires))
         return True
 
-    async def lease(self, saga: str, /, *, now: float, until: float, token: str) -> _Entry | None:
+    async def lease(self, saga: str, seconds: float, token: str, /) -> _Entry | None:
         """See `saga.Journal`."""
+        now = self._now()
         due = [
             (found.due, id, found)
             for (name, id), found in self._kept.items()
@@ -48,11 +53,21 @@ class MemoryJournal:
         if not due:
             return None
         _, id, found = min(due, key=lambda one: one[0])
-        found.version, found.due, found.lease = found.version + 1, until, token
-        return _entry(id, found)
+        found.version, found.due, found.lease = found.version + 1, now + seconds, token
+        return self._entry(id, found)
 
-    async def forget(self, saga: str, /, *, now: float) -> int:
+    async def read(self, saga: str, after: str, limit: int, /, *, expiring: bool) -> Sequence[_Entry]:
         """See `saga.Journal`."""
+        found = [
+            self._entry(id, one)
+            for (name, id), one in self._kept.items()
+            if name == saga and id > after and (expiring or one.expires is None)
+        ]
+        return sorted(found, key=lambda entry: entry[0])[:limit]
+
+    async def forget(self, saga: str, /) -> int:
+        """See `saga.Journal`."""
+        now = self._now()
         over = [
             (name, id)
             for (name, id), found in self._kept.items()
@@ -62,6 +77,9 @@ class MemoryJournal:
             del self._kept[key]
         return len(over)
 
+    def _at(self, seconds: float | None) -> float | None:
+        return None if seconds is None else self._now() + seconds
 
-def _entry(id: str, found: _Kept) -> _Entry:
-    return id, found.version, found.due, found.lease, found.state
+    def _entry(self, id: str, found: _Kept) -> _Entry:
+        due = None if found.due is None else found.due - self._now()
+        return id, found.version, due, found.lease, found.state

@@ -1,4 +1,7 @@
-"""The journal of sagas, a row each. A save names the version it has read; a lease makes the next version."""
+"""The journal of sagas, a row each. A save names the version it has read; a lease makes the next version.
+
+Leases and pauses run by the clock of the database.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cloudevents_kit.stores.sql._group import Lane
-from cloudevents_kit.stores.sql._schema import creation, insert, table
+from cloudevents_kit.stores.sql._schema import MICROS, creation, insert, micros, now, table
 
 SAGAS = table(
     "cek_sagas",
     sa.Column("saga", sa.Text, primary_key=True),
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("due", sa.Double),  # seconds of the epoch by the clocks of those who use it
+    sa.Column("due", MICROS),
     sa.Column("lease", sa.Text, nullable=False),
     sa.Column("state", sa.LargeBinary, nullable=False),
-    sa.Column("expires", sa.Double),
+    sa.Column("expires", MICROS),
     sa.Column("stamp", sa.Text, nullable=False),  # of the last save
     sa.Index("cek_sagas_due", "scope", "saga", "due"),
     sa.Index("cek_sagas_expires", "scope", "saga", "expires"),
@@ -29,7 +32,7 @@ SAGAS = table(
 STEP = creation(SAGAS)
 
 _Entry = tuple[str, int, float | None, str, bytes]
-_ENTRY = (SAGAS.c.id, SAGAS.c.version, SAGAS.c.due, SAGAS.c.lease, SAGAS.c.state)
+_ENTRY = (SAGAS.c.id, SAGAS.c.version, SAGAS.c.due - now(), SAGAS.c.lease, SAGAS.c.state)
 
 
 @dataclass(slots=True)
@@ -45,8 +48,7 @@ class _Save:
 @dataclass(slots=True)
 class _Lease:
     saga: str
-    now: float
-    until: float
+    seconds: float
     token: str
     tried: bool = False
 
@@ -72,16 +74,24 @@ class SqlJournal:
         self, saga: str, id: str, state: bytes, /, *, version: int, due: float | None, lease: str, expires: float | None
     ) -> bool:
         """See `saga.Journal`."""
-        values = {"state": state, "due": due, "lease": lease, "expires": expires}
+        values = {"state": state, "due": _at(due), "lease": lease, "expires": _at(expires)}
         return await self._save(_Save((saga, id), version, values))
 
-    async def lease(self, saga: str, /, *, now: float, until: float, token: str) -> _Entry | None:
+    async def lease(self, saga: str, seconds: float, token: str, /) -> _Entry | None:
         """See `saga.Journal`."""
-        return await self._lease(_Lease(saga, now, until, token))
+        return await self._lease(_Lease(saga, seconds, token))
 
-    async def forget(self, saga: str, /, *, now: float) -> int:
+    async def read(self, saga: str, after: str, limit: int, /, *, expiring: bool) -> Sequence[_Entry]:
         """See `saga.Journal`."""
-        return await self._forget((saga, now))
+        wanted = sa.select(*_ENTRY).where(SAGAS.c.scope == self._scope, SAGAS.c.saga == saga, SAGAS.c.id > after)
+        if not expiring:
+            wanted = wanted.where(SAGAS.c.expires.is_(None))
+        page = wanted.order_by(SAGAS.c.id).limit(limit)
+        return [_entry(row) for row in await self._lane.database.read(lambda connection: _all(connection, page))]
+
+    async def forget(self, saga: str, /) -> int:
+        """See `saga.Journal`."""
+        return await self._forget(saga)
 
     def _is(self, key: tuple[str, str]) -> Sequence[sa.ColumnElement[bool]]:
         return SAGAS.c.scope == self._scope, SAGAS.c.saga == key[0], SAGAS.c.id == key[1]
@@ -118,20 +128,20 @@ class SqlJournal:
             row = await _first(connection, sa.select(*_ENTRY).where(*mine, SAGAS.c.lease == item.token))
         item.tried = True
         if row is None:
-            due = sa.select(SAGAS.c.id).where(*mine, SAGAS.c.due <= item.now).order_by(SAGAS.c.due).limit(1)
+            due = sa.select(SAGAS.c.id).where(*mine, SAGAS.c.due <= now()).order_by(SAGAS.c.due).limit(1)
             picked = due.with_for_update(skip_locked=True).cte("picked")
             lease = (
                 sa.update(SAGAS)
                 .where(*mine, SAGAS.c.id.in_(sa.select(picked.c.id)))
-                .values(version=SAGAS.c.version + 1, due=item.until, lease=item.token)
+                .values(version=SAGAS.c.version + 1, due=_at(item.seconds), lease=item.token)
             )
             row = await _first(connection, lease.returning(*_ENTRY))
         return None if row is None else _entry(row)
 
-    async def _forget_all(self, connection: AsyncConnection, items: list[tuple[str, float]]) -> list[int]:
+    async def _forget_all(self, connection: AsyncConnection, items: list[str]) -> list[int]:
         answers = []
-        for saga, now in items:
-            over = sa.delete(SAGAS).where(SAGAS.c.scope == self._scope, SAGAS.c.saga == saga, SAGAS.c.expires <= now)
+        for saga in items:
+            over = sa.delete(SAGAS).where(SAGAS.c.scope == self._scope, SAGAS.c.saga == saga, SAGAS.c.expires <= now())
             answers.append((await connection.execute(over)).rowcount)
         return answers
 
@@ -140,6 +150,14 @@ async def _first(connection: AsyncConnection, statement: Any) -> Any:
     return (await connection.execute(statement)).first()
 
 
+async def _all(connection: AsyncConnection, statement: Any) -> Any:
+    return (await connection.execute(statement)).all()
+
+
+def _at(seconds: float | None) -> Any:
+    return None if seconds is None else now() + micros(seconds)
+
+
 def _entry(row: Any) -> _Entry:
     id, version, due, lease, state = row
-    return id, version, due, lease, bytes(state)
+    return id, version, None if due is None else due / 1e6, lease, bytes(state)
