@@ -13,8 +13,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError
-from contextvars import ContextVar
+from concurrent.futures import CancelledError, Executor
+from contextvars import ContextVar, copy_context
+from dataclasses import replace
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Final, Protocol, final
@@ -56,8 +57,8 @@ class Sink(Protocol):
 
 
 _Headers = Sequence[tuple[bytes, bytes]]
-#: The event that is being handled, and the headers of the HTTP request it came with.
-_current: ContextVar[tuple[Event | None, _Headers]] = ContextVar("cloudevents_kit.current", default=(None, ()))
+#: The event that is being handled, the headers of the HTTP request it came with, and when it was `handed_over`, if so.
+_current: ContextVar[list[Any]] = ContextVar("cloudevents_kit.current", default=[None, (), 0])  # noqa: B039 - as it is
 
 #: The result of an event that was handled and has no reply.
 DONE = Ack(status=204)
@@ -66,12 +67,14 @@ _STORED = Ack(status=202)
 
 def current_event() -> Event | None:
     """Return the event that is being handled here, or None outside a handler."""
-    return _current.get()[0]
+    event: Event | None = _current.get()[0]
+    return event
 
 
 def request_headers() -> Sequence[tuple[bytes, bytes]]:
     """Return the headers of the HTTP request being handled as they came: one object for all events of a request."""
-    return _current.get()[1]
+    headers: _Headers = _current.get()[1]
+    return headers
 
 
 def current_headers() -> Mapping[str, str]:
@@ -140,8 +143,8 @@ def is_async(function: Callable[..., object]) -> bool:
     return bool(getattr(function, "is_async_handler", False))
 
 
-def as_handler(function: Handler | SyncHandler) -> Handler:
-    """Return an async handler for ``function``; a plain function will run in a thread, with its context."""
+def as_handler(function: Handler | SyncHandler, threads: Executor | None = None) -> Handler:
+    """Return an async handler for ``function``; a plain one will run in a thread, of the loop or ``threads``."""
     if not callable(function) and hasattr(function, "send"):
         hint = "forward(sink) makes a handler of a sink"
         raise TypeError(f"handler: must be callable, not {type(function).__name__} ({hint})")
@@ -152,7 +155,8 @@ def as_handler(function: Handler | SyncHandler) -> Handler:
 
     @wraps(function)
     async def in_thread(event: Event) -> Outcome:
-        outcome: Any = await asyncio.to_thread(_call, function, event)
+        run, loop = copy_context().run, asyncio.get_running_loop()
+        outcome: Any = await loop.run_in_executor(threads, run, _call, function, event)
         return await outcome if inspect.isawaitable(outcome) else outcome  # type: ignore[no-any-return]
 
     return in_thread
@@ -170,29 +174,40 @@ def _call(function: Callable[[Event], Any], event: Event) -> Any:
 async def settle(handler: Handler, event: Event) -> Result:
     """Run ``handler`` and turn its end into the outcome to answer; see `settle_each`."""
     results: list[Result] = []
-    await settle_each(handler, (event,), results)
-    return results[0]
+    await settle_each(handler, (event,), results, caused=True)
+    return results.pop()  # what is left in it would hold its error, and that the frame that has it
 
 
 async def settle_each(
-    handler: Handler, events: Iterable[Event], results: list[Result], headers: _Headers | None = None
+    handler: Handler,
+    events: Iterable[Event],
+    results: list[Result],
+    headers: _Headers | None = None,
+    *,
+    caused: bool = False,
 ) -> None:
     """Run ``handler`` for one event after the other and append what its end means to ``results``.
 
     None is handled, an Event is the reply, ACCEPTED is stored. A `Refusal` keeps its status; an `EventError` that
     blames this event can never be mended, 422; a time limit of the handler's own is 503; anything else is 500, logged
-    with its traceback. ``headers`` are those of the HTTP request, if there is a new one.
+    with its traceback. ``headers`` are those of the HTTP request, if there is a new one. ``caused``: the results tell
+    what was raised.
     """
     outer = _current.get()
     headers = outer[1] if headers is None else headers
     try:
         for event in events:
-            _current.set((event, headers))
+            current: list[Any] = [event, headers, 0]
+            _current.set(current)
             try:
                 outcome = await handler(event)
                 results.append(DONE if outcome is None else acknowledge(outcome, event))
             except Exception as error:  # noqa: BLE001 - this is the place where exceptions become outcomes
-                results.append(_failure(error, event))
+                nack = _failure(error, event)
+                results.append(replace(nack, cause=error) if caused else nack)
+                del nack
+            if current[2]:
+                _note(outer, event, current[2])
     finally:
         _current.set(outer)  # a caller in the same task may be handling an event of its own
 
@@ -203,7 +218,8 @@ async def settle_by_each(handlers: Iterable[Handler], event: Event, results: lis
     It is the same loop with the context set once: what several branches do with one event is little.
     """
     outer = _current.get()
-    _current.set((event, outer[1]))
+    current = [event, outer[1], 0]
+    _current.set(current)
     try:
         for handler in handlers:
             try:
@@ -213,6 +229,41 @@ async def settle_by_each(handlers: Iterable[Handler], event: Event, results: lis
                 results.append(_failure(error, event))
     finally:
         _current.set(outer)
+        if current[2]:
+            _note(outer, event, current[2])
+
+
+# What failed for good and was taken by somebody, a dead letter above all, is acknowledged and yet not done: if it comes
+# again, it is to be handled. Whoever remembers what is done asks whether that has happened further in.
+
+#: How many events were handed over in this process: as long as that is the same, there is nothing to ask.
+handovers = [0]
+#: Those of handlers that nobody has settled, by the event's key: the last ones.
+_unsettled: dict[tuple[str, str], int] = {}
+_MOST_UNSETTLED = 1000
+
+
+def hand_off(event: Event) -> None:
+    """Note that ``event``, if it is the one being handled here, was taken by somebody for what went wrong with it."""
+    handovers[0] += 1
+    _note(_current.get(), event, handovers[0])
+
+
+def _note(current: list[Any], event: Event, number: int) -> None:
+    if current[0] is None:
+        _unsettled.pop(event.key, None)
+        _unsettled[event.key] = number
+        if len(_unsettled) > _MOST_UNSETTLED:
+            del _unsettled[next(iter(_unsettled))]
+    elif current[0].key == event.key:  # what becomes of another, that is sent in its course, is not its end
+        current[2] = max(current[2], number)
+
+
+def was_handed_off(event: Event, since: int) -> bool:
+    """Tell whether ``event``, which is being handled here, was handed off when there had been ``since`` handovers."""
+    current = _current.get()
+    number: int = current[2] if current[0] is not None else _unsettled.get(event.key, 0)
+    return number > since
 
 
 def acknowledge(outcome: object, event: Event) -> Result:
@@ -282,12 +333,17 @@ _SHOWN = 200
 def forward(sink: Sink) -> Handler:
     """Return a handler that sends each event on; whatever is not an Ack is raised, as the same refusal.
 
-    But a 410 of the next hop, which closes that one, becomes a 422: it must not close this one, too.
+    But a 410 of the next hop, which closes that one, becomes a 422: it must not close this one, too. And what was
+    stored as a dead letter is accepted: it need not come again.
     """
     check_methods("sink", sink, "a Sink", "send")
 
     async def forwarder(event: Event) -> Outcome:
-        return outcome_of(await sink.send(event))
+        result = await sink.send(event)
+        if getattr(result, "dead_lettered", False):
+            hand_off(current_event() or event)
+            return ACCEPTED
+        return outcome_of(result)
 
     forwarder.branches = {"sink": sink}  # type: ignore[attr-defined]  # see `_lifecycle`
     return forwarder

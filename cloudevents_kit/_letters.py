@@ -7,27 +7,25 @@ no stages and no sending.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Annotated, Any, Literal, Protocol
-from urllib.parse import unquote_plus, urlsplit, urlunsplit
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from cloudevents_kit import _payload
+from cloudevents_kit import _frozen
 from cloudevents_kit._contract import verdict
-from cloudevents_kit._errors import DeliveryError, Refusal, StageError
+from cloudevents_kit._errors import DeliveryError, Refusal, StageError, cause_of, kind_of
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Attempt, Nack, Undelivered
+from cloudevents_kit._secrets import text_without_secrets, without_secrets
 
 Direction = Literal["inbound", "outbound"]
 Failure = Nack | Undelivered
 
-_LONGEST_REASON = 2000
-_LONGEST_DESTINATION = 2000
+_LONGEST = 2000
 _TRIES_KEPT = 50
 #: An attempt that ended so may have arrived all the same.
 _IN_DOUBT = frozenset({"timeout", "reset", "protocol", "network", "unknown"})
@@ -64,9 +62,9 @@ class DeadLetter:
     reason: str = ""
     """What went wrong, for people. May tell what the exception told."""
     error: str = ""
-    """Type of the exception, or the one word that an `Undelivered` has for what went wrong."""
+    """Type of the exception, such as ``Reject`` or ``sqlite3.OperationalError``, or the word of an `Undelivered`."""
     attempts: int = 1
-    """How often it was tried in all, redrives included."""
+    """How often it was tried in all, redrives included. A time that a queue or an outbox has counted is one."""
     tries: tuple[Tried, ...] = ()
     """The last tries, in order. Of those that `stages.retry` made, only the whole is known."""
     first_at: datetime
@@ -79,6 +77,8 @@ class DeadLetter:
     """How often this event became this dead letter: more than once if its sender sent it again."""
     redrives: int = 0
     """How often a redrive has taken it up since; kept by the store."""
+    failures: int = 0
+    """How many of these saw it fail; the others were cut short, or it came back as a dead letter meanwhile."""
     quarantined: bool = False
     """Whether redrives leave it alone, because it failed too often."""
     position: int = 0
@@ -100,17 +100,25 @@ class DeadLetter:
             possibly_delivered=self.possibly_delivered or later.possibly_delivered,
             times=self.times + later.times,
             redrives=self.redrives,
+            failures=self.failures,
             quarantined=self.quarantined,
             position=self.position,
         )
 
     def redriven(self, failure: Failure | Exception, began: datetime, ended: datetime) -> DeadLetter:
-        """Return this letter after a redrive that ended with ``failure``."""
+        """Return this letter, leased, after a redrive that ended with ``failure``."""
         if isinstance(failure, Exception):
             told = _told_of(failure, self.event, began, ended)
         else:
             told = _told_by(failure, began, ended)
-        return self.again(replace(self, **told, first_at=began, last_at=ended, times=0))
+        failed = self.again(replace(self, **told, first_at=began, last_at=ended, times=0))
+        maybe = failed.possibly_delivered or self.unended > 0
+        return replace(failed, failures=self.failures + 1, possibly_delivered=maybe)
+
+    @property
+    def unended(self) -> int:
+        """How many redrives before the present one came to no end that is known: a crash, as a rule."""
+        return self.redrives - 1 - self.failures
 
 
 class DeadLetterStore(Protocol):
@@ -158,10 +166,14 @@ def letter_of(
     event: Event, error: Exception, *, direction: Direction, destination: str, began: datetime, ended: datetime
 ) -> DeadLetter:
     """Return the dead letter of ``event``, which failed with ``error``; `DeliveryError` is a sink's result."""
-    if direction == "outbound" and isinstance(error, DeliveryError):
-        told = _told_by(error.result, began, ended)
-    else:
-        told = _told_of(error, event, began, ended)
+    told = _told_of(error, event, began, ended)
+    if direction == "outbound" and isinstance(cause := cause_of(error), DeliveryError):
+        by = _told_by(cause.result, began, ended)
+        told = {
+            **by,
+            "path": told["path"] or by["path"],
+            "attempts": max(told["attempts"], by["attempts"], cause.attempts),
+        }
     return DeadLetter(
         event=event,
         direction=direction,
@@ -174,18 +186,25 @@ def letter_of(
 
 def _told_by(result: Failure, began: datetime, ended: datetime) -> dict[str, Any]:
     """Return what a result says."""
+    path: tuple[str, ...] = ()
+    attempts = 1
     if isinstance(result, Nack):
         status: int | None = result.status
         word, text, maybe = "", result.reason, False
+        if (error := result.cause) is not None:  # of a handler in this process
+            word, text = _text(kind_of(cause_of(error))), _reason_of(cause_of(error))
+            path, attempts = _way_of(error)
     else:
-        status, word, text, maybe = None, result.reason, result.error, result.possibly_delivered
+        status, word, text, maybe = None, _text(result.reason), result.error, result.possibly_delivered
+    tries = (*_timed(result.attempts, began),)
+    tries = tries or (Tried(began, status, word or None, (ended - began).total_seconds()),)
     return {
+        "path": path,
         "status": status,
-        "reason": _text(text, _LONGEST_REASON),
+        "reason": _told(text),
         "error": word,
-        "attempts": max((attempt.number for attempt in result.attempts), default=1),
-        "tries": (*_timed(result.attempts, began),)[-_TRIES_KEPT:]
-        or (Tried(began, status, word or None, (ended - began).total_seconds()),),
+        "attempts": len(tries) if result.attempts else attempts,
+        "tries": tries[-_TRIES_KEPT:],
         "possibly_delivered": maybe or any(attempt.error in _IN_DOUBT for attempt in result.attempts),
     }
 
@@ -194,107 +213,53 @@ def _timed(attempts: Sequence[Attempt], began: datetime) -> Iterator[Tried]:
     at = began
     for attempt in attempts:
         at += timedelta(seconds=attempt.wait)
-        yield Tried(at, attempt.status, attempt.error, attempt.elapsed)
+        yield Tried(at, attempt.status, None if attempt.error is None else _text(attempt.error), attempt.elapsed)
         at += timedelta(seconds=attempt.elapsed)
 
 
 def _told_of(error: Exception, event: Event, began: datetime, ended: datetime) -> dict[str, Any]:
     """Return what an exception says; a `StageError` only tells where, and how often it was tried."""
-    cause: BaseException = error
-    attempts = 1
-    while isinstance(cause, StageError):
-        attempts = max(attempts, cause.attempts)
-        if cause.__cause__ is None:
-            break
-        cause = cause.__cause__
-    status, kind = verdict(error, event).status, _kind_of(cause)
+    cause = cause_of(error)
+    path, attempts = _way_of(error)
+    status, kind = verdict(error, event).status, _text(kind_of(cause))
     return {
-        "path": error.path if isinstance(error, StageError) else (),
+        "path": path,
         "status": status,
-        "reason": _text(_reason_of(cause), _LONGEST_REASON),
+        "reason": _told(_reason_of(cause)),
         "error": kind,
         "attempts": attempts,
         "tries": (Tried(began, status, kind, (ended - began).total_seconds()),),
     }
 
 
-def _kind_of(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+def _way_of(error: BaseException) -> tuple[tuple[str, ...], int]:
+    """Return the stages on the way to ``error``, and how often it was tried, as far as it tells."""
+    return (tuple(map(_text, error.path)), error.attempts) if isinstance(error, StageError) else ((), 1)
 
 
 def _reason_of(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(f"{_kind_of(one)}: {_reason_of(one)}" for one in error.exceptions)
+        return "; ".join(f"{kind_of(one)}: {_reason_of(one)}" for one in error.exceptions)
     try:
         return error.reason if isinstance(error, Refusal) else str(error)
     except Exception:  # noqa: BLE001 - a broken exception must not cost the event
         return ""
 
 
-def _text(text: str, longest: int) -> str:
+def _text(text: str) -> str:
     """Return ``text`` as any store can keep it: short, and without lone surrogates and NUL."""
-    text = text[:longest].replace("\x00", "\ufffd")
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text[:_LONGEST].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-# Destinations.
-
-_secret = re.compile(
-    r"token|secret|passw|pwd|passphrase|credential|auth|jwt|session|cookie|signature|assertion|(^|[-_.])sig($|[-_.])|key"
-    r"|^(code|sig|sas|pin|otp|user|login|email|p|pw)$"
-).search
-_LONGEST_SHOWN = 32
-_HIDDEN = "***"
+def _told(text: str) -> str:
+    """Return what an exception or a peer says, as it can be kept, and without the secrets in it."""
+    return _text(text_without_secrets(text[: 5 * _LONGEST]))  # more, so that none is cut in two
 
 
-def without_secrets(destination: str) -> str:
-    """Return ``destination``; of a URL without user, password and fragment, and with secrets in its query hidden.
+# A letter as bytes.
 
-    Hidden is what its name gives away, what has no name, and whatever is long. What else is secret, a part of the
-    path, nobody can tell.
-    """
-    shown = "".join(char if char.isprintable() else "_" for char in destination[:_LONGEST_DESTINATION])
-    if "://" not in shown:
-        return shown
-    try:
-        parts = urlsplit(shown)
-    except ValueError:  # it names no host
-        scheme, _, rest = shown.partition("://")
-        return f"{scheme}://{re.split('[?#]', rest)[0].rpartition('@')[2]}"
-    query = "&".join(_shown(pair) for pair in parts.query.split("&")) if parts.query else ""
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
-
-
-def _shown(pair: str) -> str:
-    name, equals, value = pair.partition("=")
-    if not equals:
-        return _HIDDEN if pair else pair
-    hide = len(value) >= _LONGEST_SHOWN or _secret(unquote_plus(name).lower()) is not None
-    return f"{name}={_HIDDEN}" if hide and value else pair
-
-
-# A letter as bytes. The JSON format would do for most events, but trims white space around JSON and turns what cannot
-# be read as its content type says into bytes; here everything comes back as it was.
-
-
-def _freeze(event: Event) -> object:  # all else in a letter is known to msgspec
-    return {"attributes": event._attributes, "data": event._raw, "form": event._form}
-
-
-class _Frozen(msgspec.Struct):
-    attributes: dict[str, str | bool | int]
-    data: bytes
-    form: Annotated[int, msgspec.Meta(ge=_payload.ABSENT, le=_payload.BODY)]
-
-
-def _thaw(_: type[Event], value: object) -> Event:
-    frozen = msgspec.convert(value, _Frozen)
-    return Event._checked(frozen.attributes, frozen.data, frozen.form)
-
-
-_encode = msgspec.json.Encoder(enc_hook=_freeze).encode
-_decode = msgspec.json.Decoder(DeadLetter, dec_hook=_thaw).decode
+_encode = msgspec.json.Encoder(enc_hook=_frozen.freeze).encode
+_decode = msgspec.json.Decoder(DeadLetter, dec_hook=_frozen.thaw).decode
 
 
 def pack(letter: DeadLetter) -> bytes:

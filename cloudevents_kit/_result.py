@@ -6,7 +6,7 @@ Frozen values, told apart by ``match``. Each one lists the attempts that led to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn
 
 from cloudevents_kit._errors import DeliveryError
@@ -101,10 +101,19 @@ class Nack(_Outcome):
     """Seconds from the call to this result, waits included."""
     dead_lettered: bool = False
     """Whether the event was stored as a dead letter, from where it can be sent again: see `dead_letter`."""
+    cause: Exception | None = field(default=None, compare=False, repr=False)
+    """What a handler in this process raised; not part of what the result is, and neither sent nor pickled."""
 
     def raise_for_outcome(self) -> NoReturn:
-        """Raise DeliveryError."""
-        raise DeliveryError(self, f"nack {self.status}: {self.reason or 'no reason given'}")
+        """Raise DeliveryError, caused by what a handler in this process raised."""
+        error = DeliveryError(self, f"nack {self.status}: {self.reason or 'no reason given'}")
+        if self.cause is not None:
+            error.__cause__ = self.cause
+        raise error
+
+    def __getstate__(self) -> list[object]:
+        """Leave the cause out: not every exception can be pickled."""
+        return [None if one.name == "cause" else getattr(self, one.name) for one in fields(self)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,29 +4,35 @@
     sink = DeadLetterSink(sender, store)                                      # outbound: the result says so
     await redrive(store, filters.prefix(type="com.example."), to=sender, dry_run=False)
 
-What a letter is, and what keeps it, is in `_letters`; the way back is in `_redrive`.
+What a letter is, and what keeps it, is in `_letters`; what is done with it later, in `_dead_letter`.
 """
 
 from __future__ import annotations
 
-import base64
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Literal, Protocol
 
-from cloudevents_kit._arguments import check_callable, check_flag, check_kind, check_methods
+from cloudevents_kit._arguments import check_flag, check_kind, check_methods, check_positive
 from cloudevents_kit._clock import Clock, SystemClock
-from cloudevents_kit._contract import Handler, Outcome, Sink, log, name_of, verdict
-from cloudevents_kit._errors import DeliveryError, Refusal, StageError
+from cloudevents_kit._contract import Handler, Outcome, Sink, hand_off, log, name_of, verdict
+from cloudevents_kit._dead_letter._forward import Forwarder, forwarded
+from cloudevents_kit._dead_letter._reading import check_store, letters, purge
+from cloudevents_kit._dead_letter._redrive import Redriven, redrive
+from cloudevents_kit._errors import DeliveryError, Refusal, StageError, cause_of
 from cloudevents_kit._event import Event
-from cloudevents_kit._letters import DeadLetter, DeadLetterStore, Direction, Tried, letter_of
+from cloudevents_kit._letters import DeadLetter, DeadLetterStore, Direction, Failure, Tried, letter_of
 from cloudevents_kit._lifecycle import links
-from cloudevents_kit._redrive import Redriven, letters, purge, redrive
 from cloudevents_kit._result import Ack, Nack, Result
+from cloudevents_kit._secrets import without_secrets
+from cloudevents_kit._tasks import see_through
+from cloudevents_kit.stages._calls import check_plain, plain
 from cloudevents_kit.stages._on_error import OnError, Only
-from cloudevents_kit.stages._stage import Stage, cause_of, name_of_function
+from cloudevents_kit.stages._stage import Stage, name_of_function
 
 __all__ = [
     "DeadLetter",
@@ -43,7 +49,6 @@ __all__ = [
     "redrive",
 ]
 
-_KNATIVE_DATA = 1024
 _ON = ("failed", "exhausted", "all")
 
 
@@ -76,15 +81,15 @@ def keeper(
 
     ``destination`` names what failed. A `DeliveryError` makes an outbound letter, which tells what its result does.
     """
-    check_methods("store", store, "a DeadLetterStore", "add")
+    check_store(store, "add")
     check_kind("destination", destination, str, "a str, the name of what failed")
     now = (clock or SystemClock()).now
 
     async def keep(event: Event, error: Exception) -> None:
         ended = began = now()
         direction: Direction = "inbound"
-        if isinstance(error, DeliveryError):
-            direction, began = "outbound", ended - timedelta(seconds=error.result.elapsed)
+        if isinstance(cause := cause_of(error), DeliveryError):
+            direction, began = "outbound", ended - timedelta(seconds=cause.result.elapsed)
         letter = letter_of(event, error, direction=direction, destination=destination, began=began, ended=ended)
         await _keep(store, letter, error)
 
@@ -98,6 +103,7 @@ _entered: ContextVar[tuple[datetime, Handler]] = ContextVar("cloudevents_kit.dea
 class _DeadLetters(OnError):
     kind = "dead_letters"
     handed_over = "dead_lettered"
+    not_handed_over = "dead_letter_failed"
 
     def __init__(
         self,
@@ -108,27 +114,21 @@ class _DeadLetters(OnError):
         destination: str | None,
         timeout: float,
         clock: Clock | None,
-        direction: Direction = "inbound",
     ) -> None:
-        check_methods("store", store, "a DeadLetterStore", "add")
+        check_store(store, "add")
         if isinstance(on, str) and on not in _ON:
             raise ValueError(f"on: must be one of {', '.join(_ON)}, types of exceptions or a function, not {on!r}")
         if destination is not None:
             check_kind("destination", destination, str, "a str, the name of what failed")
-        super().__init__(self._store_it, None if isinstance(on, str) else on, timeout, name)
-        self._store, self._on, self._destination, self._direction = store, on, destination, direction
+            destination = without_secrets(destination)
+        super().__init__(self._store_it, None if isinstance(on, str) else on, timeout, name, called="on")
+        self._store, self._on, self._destination = store, on, destination
         self._clock = (clock or SystemClock()).now
 
     @property
     def parameters(self) -> Mapping[str, object]:
         found = {"store": type(self._store).__name__, "on": self._on, "timeout": self._seconds}
         return found if self._destination is None else {**found, "destination": self._destination}
-
-    def note(self, what: str) -> None:
-        if self._direction == "inbound":
-            super().note(what)
-        else:  # what became of an event that was sent is not the fate of the one being handled
-            self.counts[what] += 1
 
     def chooses(self, error: Exception, event: Event) -> bool:
         if self._on == "failed":
@@ -149,7 +149,7 @@ class _DeadLetters(OnError):
         letter = letter_of(
             event,
             error,
-            direction=self._direction,
+            direction="inbound",
             destination=_name_of_handler(call_next) if self._destination is None else self._destination,
             began=began,
             ended=self._clock(),
@@ -235,82 +235,58 @@ class DeadLetterSink:
     ) -> None:
         """Check the settings."""
         check_methods("sink", sink, "a Sink", "send")
+        check_store(store, "add")
         check_flag("acknowledge", acknowledge)
+        check_positive("timeout", timeout)
         if on is not None:
-            check_callable("on", on)
+            check_plain("on", on)
         found = getattr(sink, "url", None) if destination is None else destination
         check_kind("destination", found, str, "a str, the name of the sink, which has no url")
-        self._sink, self._on, self._acknowledge = sink, on, acknowledge
-        self._stage = _DeadLetters(
-            store, on=self._chooses, destination=found, timeout=timeout, clock=clock, direction="outbound"
-        )
+        self._sink, self._store, self._destination, self._on = sink, store, str(found), on
+        self._acknowledge, self._timeout = acknowledge, timeout
+        self._clock = (clock or SystemClock()).now
+        self.counts: Counter[str] = Counter()
+        """How many were ``dead_lettered``, ``propagated`` (not chosen) and ``dead_letter_failed`` (not stored)."""
         self.branches = {"sink": sink}
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """How many were ``dead_lettered``, ``propagated`` (not chosen) and ``hook_failed`` (not stored)."""
-        return self._stage.counts
-
-    def _chooses(self, error: Exception) -> bool:
-        return isinstance(error, DeliveryError) and (self._on is None or self._on(error.result))
 
     async def send(self, event: Event, /) -> Result:
         """Deliver ``event``, or keep it."""
-        result: Result = Ack()
-
-        async def deliver(event: Event) -> None:
-            nonlocal result
-            result = await self._sink.send(event)
-            if not isinstance(result, Ack):
-                result.raise_for_outcome()
-
-        try:
-            await self._stage.run(event, deliver)
-        except DeliveryError:  # not chosen
-            return result
-        except StageError as error:
-            log.error("lost by its sink, and by the dead-letter store: %s", name_of(event), exc_info=error.__cause__)
-            return _unkept(result)
+        began = self._clock()
+        result = await self._sink.send(event)
         if isinstance(result, Ack):
             return result
+        try:
+            result.raise_for_outcome()
+        except DeliveryError as error:
+            failure = error
+        try:
+            if not result.dead_lettered:  # by a sink further in
+                if self._on is not None and not plain(self._on(result)):
+                    self.counts["propagated"] += 1
+                    return result
+                await see_through(self._keep(event, failure, began), self._timeout, partial(self._lost, event, failure))
+        except Exception as error:  # noqa: BLE001 - logged, and told by the result
+            self._lost(event, failure, error)
+            return _unkept(result)
         if self._acknowledge:
+            hand_off(event)
             return Ack(status=202, attempts=result.attempts, elapsed=result.elapsed)
         return replace(result, dead_lettered=True)
 
+    async def _keep(self, event: Event, error: DeliveryError, began: datetime) -> None:
+        where, ended = self._destination, self._clock()
+        letter = letter_of(event, error, direction="outbound", destination=where, began=began, ended=ended)
+        await _keep(self._store, letter, error)
+        self.counts["dead_lettered"] += 1
 
-def _unkept(result: Result) -> Result:
+    def _lost(self, event: Event, failure: DeliveryError, error: Exception) -> None:
+        self.counts["dead_letter_failed"] += 1
+        both = ExceptionGroup("an event was not delivered, and not stored", [failure, error])
+        log.error("lost by its sink, and by the dead-letter store: %s", name_of(event), exc_info=both)
+
+
+def _unkept(result: Failure) -> Result:
     more = "and the dead-letter store did not take it"
     if isinstance(result, Nack):
         return replace(result, reason=f"{result.reason} ({more})")
-    return result if isinstance(result, Ack) else replace(result, error=f"{result.error} ({more})")
-
-
-def forwarded(letter: DeadLetter) -> Event:
-    """Return the letter's event with the extensions by which Knative tells why it is a dead letter.
-
-    ``knativeerrordest`` is the destination; ``knativeerrorcode`` the last status, 500 if there was no answer;
-    ``knativeerrordata`` the reason in base64, cut after 1024 characters, left out if there is none.
-    """
-    reason = letter.reason
-    if letter.status is None:
-        reason = f"dispatch error: {reason or letter.error}"
-    data = base64.b64encode(reason.encode()).decode("ascii")[:_KNATIVE_DATA]
-    return letter.event.evolve(
-        knativeerrordest=letter.destination or None,
-        knativeerrorcode=500 if letter.status is None else letter.status,
-        knativeerrordata=data or None,
-    )
-
-
-class Forwarder:
-    """Sends dead letters on to ``sink``, `forwarded`, instead of storing them. They are kept if it acknowledges."""
-
-    def __init__(self, sink: Sink) -> None:
-        """Send to ``sink``."""
-        check_methods("sink", sink, "a Sink", "send")
-        self._sink = sink
-
-    async def add(self, letter: DeadLetter, /) -> bool:
-        """Send ``letter`` on. Raises DeliveryError if it is not acknowledged."""
-        (await self._sink.send(forwarded(letter))).raise_for_outcome()
-        return True
+    return replace(result, error=f"{result.error} ({more})")

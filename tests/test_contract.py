@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import logging
+import pickle
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError, replace
 from functools import partial
@@ -18,6 +21,7 @@ from cloudevents_kit import (
     ACCEPTED,
     Ack,
     Attempt,
+    DeliveryError,
     Event,
     Handler,
     HandlerSink,
@@ -276,6 +280,52 @@ async def test_a_next_hop_that_is_gone_does_not_close_this_one() -> None:
     middle = HandlerSink(forward(HandlerSink(gone)))
     ends = [Nack(status=422, reason="the next hop is gone: no such shop")] * 2
     assert [await middle.send(EVENT), await HandlerSink(forward(middle)).send(EVENT)] == ends
+
+
+@pytest.mark.parametrize("result", [Nack(status=422, dead_lettered=True), Undelivered(dead_lettered=True)])
+async def test_what_was_stored_as_a_dead_letter_is_accepted(result: Result) -> None:
+    """An Ack means handled, or stored: who sent it here need not send it again."""
+    hop = HandlerSink(forward(ScriptedSink(result)))
+    assert await hop.send(EVENT) == await HandlerSink(forward(hop)).send(EVENT) == Ack(status=202)
+
+
+async def test_in_this_process_a_result_tells_what_was_raised() -> None:
+    """To those who keep it; it is no part of what the result is, and goes nowhere."""
+    error = KeyError("secret")
+    error.args = (lambda: None,)  # which cannot be pickled
+    result = await settle(raising(error), EVENT)
+    assert isinstance(result, Nack)
+    assert result.cause is error
+    assert result == Nack(status=500, reason="the handler failed", retryable=True)
+    assert "cause" not in repr(result)
+    assert pickle.loads(pickle.dumps(result)) == result
+    assert pickle.loads(pickle.dumps(result)).cause is None
+    with pytest.raises(DeliveryError) as caught:
+        result.raise_for_outcome()
+    assert caught.value.__cause__ is error
+
+
+async def test_a_result_keeps_no_cycle_alive(caplog: pytest.LogCaptureFixture) -> None:
+    """What was raised has frames, and one of these made the result."""
+    caplog.set_level(logging.CRITICAL, "cloudevents_kit")  # a record would keep it
+
+    class Failure(Exception):
+        pass
+
+    async def handler(event: Event) -> None:
+        raise Failure
+
+    gc.collect()
+    gc.disable()
+    try:
+        result = await HandlerSink(handler).send(EVENT)
+        assert isinstance(result, Nack)
+        assert result.cause is not None
+        left = weakref.ref(result.cause)
+        del result
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_sink_that_gives_no_result_is_no_ack() -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -28,12 +29,24 @@ from cloudevents_kit import (
     to_http,
     wrap,
 )
-from cloudevents_kit._letters import letter_of, pack, unpack, without_secrets
-from cloudevents_kit.dead_letter import Forwarder, dead_letters, forwarded, keeper
+from cloudevents_kit._letters import letter_of, pack, unpack
+from cloudevents_kit._secrets import text_without_secrets, without_secrets
+from cloudevents_kit.dead_letter import (
+    DeadLetterSink,
+    Forwarder,
+    dead_letters,
+    forwarded,
+    keeper,
+    letters,
+    purge,
+    redrive,
+)
 from cloudevents_kit.stages import StageError
+from cloudevents_kit.stores import open_store
 from cloudevents_kit.stores.memory_dead_letters import MemoryDeadLetterStore
+from cloudevents_kit.testing._dead_letters import AT, letter, stored
+from cloudevents_kit.testing._events import EVENTS, exact
 from tests.support.clock import START, ManualClock
-from tests.support.dead_letters import AT, EVENTS, exact, letter, stored
 from tests.support.events import new
 from tests.support.virtual import LoopClock, virtual
 
@@ -95,13 +108,70 @@ def test_what_is_no_letter_is_refused(packed: bytes) -> None:
         ("https://s.example/?hunter2", "https://s.example/?***"),
         ("https://s.example/?blob=hunter2hunter2hunter2hunter2hunt", "https://s.example/?blob=***"),
         ("https://s.example/?a=1&&token=#hunter2", "https://s.example/?a=1&&token="),
+        ("https://s.example/?a=1;token=hunter2;hunter2", "https://s.example/?a=1;token=***;***"),
         ("http://u:hunter2@[::1/?token=hunter2#hunter2", "http://[::1/"),
         ("amqp://u:hunter2@host/\ud800\n", "amqp://host/__"),
         ("x" * 5000, "x" * 2000),
     ],
 )
 def test_a_destination_tells_no_secret(given: str, shown: str) -> None:
+    """DL-05."""
     assert without_secrets(given) == shown
+    assert without_secrets(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("no answer of amqp://u:hunter2@host:5672/v, tried 3 times", "no answer of amqp://host:5672/v, tried 3 times"),
+        ("401, url='https://s.example/a?token=hunter2&b=1'", "401, url='https://s.example/a?token=***&b=1'"),
+        ("both http://u:hunter2@a/ and <http://b/?hunter2>", "both http://a/ and <http://b/?***>"),
+        ("Authorization: Bearer hunter2.hunter2.hunter2 is over", "Authorization: Bearer *** is over"),
+        ("cannot connect: host=db password=hunter2 user=x", "cannot connect: host=db password=*** user=x"),
+        ("signed with client_secret='hunter2', bearer of news", "signed with client_secret='***', bearer of news"),
+        ('password="hunter2" x', 'password="***" x'),
+        ("password: hunter2", "password: ***"),
+        ("DB_PASSWORD => hunter2 x", "DB_PASSWORD => *** x"),
+        ('{"password": "hunter2", "a": 1}', '{"password": "***", "a": 1}'),
+        ("{'api_key': 'hunter2'}", "{'api_key': '***'}"),
+        (r"{\"token\": \"hunter2", r"{\"token\": \"***"),
+        (r"password='hun\'ter2' x", "password='***' x"),
+        ("error: AWS_SECRET_ACCESS_KEY=hunter2", "error: AWS_SECRET_ACCESS_KEY=***"),
+        ("AccountKey=hunter2==;a=b", "AccountKey=***;a=b"),
+        ("X-Api-Key: hunter2", "X-Api-Key: ***"),
+        ("Cookie: session=hunter2; b=hunter2\nnext", "Cookie: ***\nnext"),
+        ("{'Set-Cookie': 'a=hunter2', 'x': 1}", "{'Set-Cookie': '***', 'x': 1}"),
+        ("bearer hunter2", "bearer ***"),
+        ("{'Authorization': 'Basic secret'}", "{'Authorization': 'Basic ***'}"),
+        ("max_tokens=5, TokenError: no, basic training", "max_tokens=5, TokenError: no, basic training"),
+        ("a:b // c://", "a:b // c://"),
+        ("x" * 1990 + " http://user:hunter2@host/", "x" * 1990 + " http://ho"),
+        ("a" * 50_000, "a" * 2000),
+    ],
+)
+def test_a_reason_tells_no_secret_of_a_url(given: str, shown: str) -> None:
+    """And nothing else that is plainly one; what is not, nobody can tell."""
+    for error in (OSError(given), Reject(given), DeliveryError(Nack(reason=given), "")):
+        direction: Any = "outbound" if isinstance(error, DeliveryError) else "inbound"
+        assert letter_of(new(), error, direction=direction, destination="d", began=AT, ended=AT).reason == shown
+
+
+def test_whatever_a_result_or_an_error_says_can_be_stored() -> None:
+    """Of other people's sinks and stages."""
+    odd: Any = "\ud800\x00" + "x" * 5000
+    results = (Undelivered(reason=odd, error=odd), Undelivered(error=odd, attempts=(Attempt(1, None, odd),)))
+    stage = StageError((odd,), ("/s", "1"), elapsed=0)
+    for error in (*(DeliveryError(result, odd) for result in results), stage):
+        found = letter_of(new(), error, direction="outbound", destination=odd, began=AT, ended=AT)
+        assert unpack(pack(found), position=0, redrives=0) == found
+        assert len(pack(found)) < 15_000
+
+
+def test_every_try_counts_however_its_sink_numbers_it() -> None:
+    """A subscriber's are those of a sender that was called several times."""
+    nack = Nack(status=503, attempts=tuple(Attempt(1, 503) for _ in range(60)))
+    found = letter_of(new(), DeliveryError(nack, ""), direction="outbound", destination="d", began=AT, ended=AT)
+    assert (found.attempts, len(found.tries)) == (60, 50)
 
 
 class Unspeakable(Exception):
@@ -113,7 +183,7 @@ class Unspeakable(Exception):
     ("error", "told"),
     [
         (ValueError("broken\nbadly"), (500, "ValueError", "broken\nbadly")),
-        (Reject("not you", 403), (403, "cloudevents_kit._errors.Reject", "not you")),
+        (Reject("not you", 403), (403, "Reject", "not you")),
         (TimeoutError(), (503, "TimeoutError", "")),
         (
             ExceptionGroup("both", [ValueError("a"), KeyError("b")]),
@@ -143,7 +213,7 @@ def test_a_stage_error_without_a_cause_is_told_itself() -> None:
 
 
 def test_what_is_forwarded_has_the_extensions_of_knative_and_is_the_same_event() -> None:
-    """DL-01, DL-06: the event is not changed, but for them; it is not the original object that is."""
+    """DL-01, DL-06, DL-07: the event is not changed, but for them; it is not the original object that is."""
     event = new(data={"a": 1}, number=5, knativeerrordest="https://old.example/", knativeerrordata="b2xk")
     given = letter(event, destination="https://sink.example/", status=422, reason="boom")
     found = forwarded(given)
@@ -171,7 +241,7 @@ def test_the_code_is_an_integer_in_json_and_text_in_a_header() -> None:
     ("reason", "length"), [("x" * 768, 1024), ("x" * 769, 1024), ("\u20ac" * 2000, 1024), ("x", 4)]
 )
 def test_the_data_is_cut_after_1024_characters_of_base64(reason: str, length: int) -> None:
-    """DL-03."""
+    """DL-03, decision 0.14."""
     assert len(forwarded(letter(reason=reason))["knativeerrordata"]) == length  # type: ignore[arg-type]
 
 
@@ -326,10 +396,12 @@ def test_a_store_that_fails_makes_the_event_come_again_and_both_errors_are_repor
         assert isinstance(both, ExceptionGroup)
         assert both.exceptions[0] is error
         assert len(both.exceptions) == 2
-        assert guard.counts == {"hook_failed": 2}
+        assert guard.counts == {"dead_letter_failed": 2}
 
     run()
-    assert any(record.exc_info for record in caplog.records if record.levelno >= logging.WARNING)
+    [record] = caplog.records
+    assert (record.levelno, bool(record.exc_info)) == (logging.ERROR, True)
+    assert "id='1' source='/s' type='t'" in record.getMessage()
 
 
 async def test_a_store_that_is_full_says_so() -> None:
@@ -380,6 +452,8 @@ def test_it_describes_itself() -> None:
     expected = "1. dead_letters letters (store=MemoryDeadLetterStore, on=failed, timeout=10.0, destination=orders)"
     assert found.splitlines()[0] == expected
     assert "destination" not in dead_letters(MemoryDeadLetterStore()).parameters
+    secret = dead_letters(MemoryDeadLetterStore(), destination="http://u:hunter2@host/?token=hunter2")
+    assert secret.parameters["destination"] == "http://host/?token=***"
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -388,7 +462,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         (lambda: dead_letters(object()), TypeError, "store: must be a DeadLetterStore"),  # type: ignore[arg-type]
         (lambda: dead_letters(MemoryDeadLetterStore), TypeError, "store: .*parentheses"),  # type: ignore[arg-type]
         (lambda: dead_letters(broken, on="some"), ValueError, "on: must be one of failed, exhausted, all"),  # type: ignore[arg-type]
-        (lambda: dead_letters(broken, on=5), TypeError, "only: must be callable"),  # type: ignore[arg-type]
+        (lambda: dead_letters(broken, on=5), TypeError, "on: must be callable"),  # type: ignore[arg-type]
+        (lambda: dead_letters(broken, on=broken.add), TypeError, "on: must be a plain function"),
         (lambda: dead_letters(broken, timeout=0), ValueError, "timeout: must be above 0"),
         (lambda: dead_letters(broken, destination=5), TypeError, "destination: must be a str"),  # type: ignore[arg-type]
         (lambda: keeper(broken, 5), TypeError, "destination: must be a str"),  # type: ignore[arg-type]
@@ -422,6 +497,34 @@ async def test_a_keeper_tells_of_a_delivery_what_its_result_does(clock: ManualCl
     assert (found.attempts, found.first_at, found.last_at) == (2, START - timedelta(seconds=3), START)
 
 
+async def test_a_reply_that_cannot_be_passed_on_makes_a_letter_of_the_event_with_where_the_reply_should_go() -> None:
+    """DL-08: the event that was replied to is kept, not the reply."""
+    store = MemoryDeadLetterStore()
+
+    class Replies(HandlerSink):
+        url = "https://replies.example/?token=hunter2"
+
+        async def send(self, event: Event, /) -> Result:
+            return Nack(status=503, reason="busy", attempts=(Attempt(1, 503),))
+
+    replies = Replies(failing())
+
+    async def handler(event: Event) -> None:
+        (await replies.send(event.reply(type="done", source="/h"))).raise_for_outcome()
+
+    guard = stages.on_error(keeper(store, replies.url))
+    assert await settle(wrap(handler, guard, stages.chain(EXHAUSTED, name="inner")), new())
+    [found] = await stored(store)
+    assert found.event == new()
+    assert (found.direction, found.status, found.reason, found.attempts) == ("outbound", 503, "busy", 2)
+    assert found.path == ("inner", "retry")
+    assert forwarded(found).extensions == {
+        "knativeerrordest": "https://replies.example/?token=***",
+        "knativeerrorcode": 503,
+        "knativeerrordata": "YnVzeQ==",
+    }
+
+
 async def test_letters_can_be_forwarded_to_another_sink_instead() -> None:
     """DL-07: one that does not take them makes the event fail."""
     results: list[Result] = [Ack(), Nack(status=503, reason="busy"), Undelivered(reason="refused")]
@@ -442,3 +545,31 @@ async def test_letters_can_be_forwarded_to_another_sink_instead() -> None:
         "knativeerrorcode": 422,
         "knativeerrordata": "Ym9vbQ==",
     }
+
+
+@pytest.mark.parametrize("unit", ["=", "\\", 'password="', "bearer ", "cookie: '", "A-"])
+def test_secrets_are_looked_for_in_a_time_that_grows_with_the_text(unit: str) -> None:
+    """Whatever a peer or an exception has put into it."""
+    began = perf_counter()
+    for start in ("", 'basic authorization: "'):
+        text_without_secrets(start + unit * (1_000_000 // len(unit)))
+    assert perf_counter() - began < 8  # it takes a tenth of that
+
+
+@pytest.mark.parametrize("name", ["letters", "purge", "redrive", "dead_letters", "keeper", "sink"])
+async def test_a_whole_store_is_not_where_letters_are(name: str) -> None:
+    store: Any = open_store("memory:")
+    calls: dict[str, Callable[[Any], Any]] = {
+        "letters": lambda store: anext(letters(store)),
+        "purge": lambda store: purge(store, keep=0),
+        "redrive": redrive,
+        "dead_letters": dead_letters,
+        "keeper": lambda store: keeper(store, "d"),
+        "sink": lambda store: DeadLetterSink(HandlerSink(failing()), store, destination="d"),
+    }
+    for wrong, told in (
+        (store, r"not MemoryStore \(use store.dead_letters\)"),
+        (object(), r"not object \(it needs add"),
+    ):
+        with pytest.raises(TypeError, match=rf"^store: must be a DeadLetterStore, {told}"):
+            await calls[name](wrong)

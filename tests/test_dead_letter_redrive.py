@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from cloudevents_kit import Ack, Event, HandlerSink, Nack, Reject, Result, Undelivered, filters, stages, wrap
 from cloudevents_kit.dead_letter import DeadLetter, Redriven, dead_letters, letters, purge, redrive
 from cloudevents_kit.stores.memory_dead_letters import MemoryDeadLetterStore
+from cloudevents_kit.testing._dead_letters import AT, letter, stored
+from cloudevents_kit.testing._events import EVENTS, exact
 from tests.support.clock import START, ManualClock
-from tests.support.dead_letters import AT, EVENTS, exact, letter, stored
 from tests.support.events import new
 from tests.support.virtual import LoopClock, virtual
 
@@ -76,6 +78,19 @@ async def test_a_filter_must_be_one(store: MemoryDeadLetterStore) -> None:
         await redrive(store, "a")  # type: ignore[arg-type]
 
 
+async def test_a_filter_that_answers_later_chooses_nothing(store: MemoryDeadLetterStore) -> None:
+    """What it returns would always be true."""
+
+    async def choose(letter: DeadLetter) -> bool:
+        return False
+
+    target = Target()
+    for choice in (choose, partial(choose), lambda letter: choose(letter or letter)):
+        with pytest.raises(TypeError, match="must be a plain"):
+            await redrive(store, choice, to=target, dry_run=False)  # type: ignore[arg-type]
+    assert target.got == []
+
+
 # Dry runs.
 
 
@@ -109,8 +124,10 @@ async def test_letters_are_sent_once_each_and_removed_when_they_are_acknowledged
     target = Target()
     report = await redrive(store, to=target, dry_run=False, clock=clock)
     assert (counts(report), target.ids, await ids(store)) == ({"selected": 3, "delivered": 3}, [*"abc"], [])
-    expected = "3 dead letters: 3 delivered, 0 failed (0 of them quarantined), 0 overtaken, 0 busy, in 0.0 s"
-    assert str(report) == expected
+    assert str(report) == "3 dead letters: 3 delivered, 0 failed, in 0.0 s"
+    told = Redriven(False, 9, 1, 2, 2, 1, 4, 5, 6, 0.25)
+    expected = "1 delivered, 2 failed, 2 quarantined, 4 overtaken, 1 busy, 5 left alone, 6 newer, in 0.2 s"
+    assert str(told) == f"9 dead letters: {expected}"
 
 
 @pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
@@ -125,7 +142,7 @@ async def test_an_event_is_sent_as_it_was(event: Event) -> None:
 async def test_a_letter_is_there_until_its_event_is_acknowledged(
     store: MemoryDeadLetterStore, clock: ManualClock
 ) -> None:
-    """Trap 8: a retry that deletes first."""
+    """K-D2: no redrive deletes first."""
     seen: list[list[str]] = []
 
     async def handler(event: Event) -> None:
@@ -178,10 +195,34 @@ async def test_a_sink_that_raises_is_a_failure_of_that_letter(
     assert str(error) in (await stored(store))[0].reason
 
 
+@pytest.mark.parametrize("returned", [None, True, new()], ids=repr)
+async def test_what_is_no_result_is_a_failure_of_that_letter(
+    store: MemoryDeadLetterStore, clock: ManualClock, returned: Any
+) -> None:
+    report = await redrive(store, to=Target(a=returned), dry_run=False, clock=clock)
+    assert (counts(report), await ids(store)) == ({"selected": 3, "delivered": 2, "failed": 1}, ["a"])
+    assert "which is no result" in (await stored(store))[0].reason
+
+
+async def test_a_sink_may_answer_at_once(store: MemoryDeadLetterStore, clock: ManualClock) -> None:
+    class Blocking:
+        def send(self, event: Event) -> Result:
+            return Ack()
+
+    report = await redrive(store, to=Blocking(), dry_run=False, clock=clock)  # type: ignore[arg-type]
+    assert counts(report) == {"selected": 3, "delivered": 3}
+
+
+async def test_a_class_is_no_sink(store: MemoryDeadLetterStore) -> None:
+    with pytest.raises(TypeError, match=r"to: .*parentheses"):
+        await redrive(store, to=Target, dry_run=False)  # type: ignore[arg-type]
+
+
 # Which, how many, how fast.
 
 
 async def test_only_what_the_filter_passes_is_sent(clock: ManualClock) -> None:
+    """K-D2.2."""
     store = MemoryDeadLetterStore(clock=clock)
     for name, kind in (("a", "com.example.x"), ("b", "com.other.x"), ("c", "com.example.y")):
         await store.add(letter(new(id=name, type=kind), status=503 if name == "c" else 500))
@@ -258,16 +299,50 @@ async def test_quarantined_letters_are_sent_on_request(store: MemoryDeadLetterSt
     assert (counts(last), len(store)) == ({"selected": 1, "delivered": 1}, 0)
 
 
-async def test_a_letter_that_ends_every_redrive_is_quarantined_without_another(clock: ManualClock) -> None:
+async def test_a_letter_that_ends_every_redrive_is_quarantined_without_another(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """It kills the process each time, perhaps: leases that nobody settled count."""
     store, target = MemoryDeadLetterStore(clock=clock), Target()
     await store.add(letter())
     for _ in range(3):
         assert await store.lease(letter().id, 10)
         await clock.sleep(11)
-    report = await redrive(store, to=target, dry_run=False, attempts=3, clock=clock)
+    seen: list[Any] = []
+    report = await redrive(
+        store, to=target, dry_run=False, attempts=3, progress=lambda *given: seen.append(given[2].error), clock=clock
+    )
     assert (counts(report), target.got) == ({"selected": 1, "failed": 1, "quarantined": 1}, [])
-    assert (await stored(store))[0].reason == "every redrive ended before the letter did"
+    assert seen == ["3 redrives came to no end"]
+    [found] = await stored(store)  # nobody has tried it, so nothing is known that was not
+    assert (found.reason, found.attempts, found.redrives, found.failures) == ("broken", 1, 4, 0)
+    assert found.possibly_delivered
+    assert "redrive: 3 redrives came to no end, so it is not sent: id='1' source='/s' type='t'" in caplog.messages
+    again = await redrive(store, to=target, dry_run=False, quarantined=True, clock=clock)
+    assert (counts(again), len(target.got)) == ({"selected": 1, "delivered": 1}, 1)
+
+
+async def test_a_letter_that_failed_is_sent_again_although_fewer_attempts_are_wanted_now(
+    store: MemoryDeadLetterStore, clock: ManualClock
+) -> None:
+    """Nothing is quarantined unsent but what may have ended redrives."""
+    for _ in range(2):
+        await redrive(store, to=Target(b=Nack(), c=Nack()), dry_run=False, clock=clock)
+    last = await redrive(store, to=Target(b=Nack()), dry_run=False, attempts=1, clock=clock)
+    assert counts(last) == {"selected": 2, "delivered": 1, "failed": 1, "quarantined": 1}
+    [found] = await stored(store)
+    assert (found.event.id, found.redrives, found.failures, found.attempts) == ("b", 3, 3, 4)
+    assert not found.possibly_delivered
+
+
+async def test_what_failed_after_a_redrive_that_came_to_no_end_may_have_arrived(clock: ManualClock) -> None:
+    store = MemoryDeadLetterStore(clock=clock)
+    await store.add(letter())
+    assert await store.lease(letter().id, 10)
+    await clock.sleep(11)
+    await redrive(store, to=Target(**{"1": Nack(status=400)}), dry_run=False, clock=clock)
+    [found] = await stored(store)
+    assert (found.possibly_delivered, found.redrives, found.failures, found.attempts) == (True, 2, 1, 2)
 
 
 # Leases.
@@ -317,6 +392,28 @@ async def test_a_cancelled_redrive_gives_back_what_it_has(clock: LoopClock) -> N
         await task
     assert [(found.event.id, found.redrives) for found in await stored(store)] == [("2", 0), ("3", 0)]
     assert (await redrive(store, to=Target(), dry_run=False, clock=clock)).delivered == 2
+
+
+@virtual
+async def test_a_redrive_that_is_cancelled_while_it_leases_gives_that_back(clock: LoopClock) -> None:
+    """Else a letter would be quarantined in the end that was never sent."""
+
+    class Slow(MemoryDeadLetterStore):
+        async def lease(self, *given: Any) -> Any:
+            found = await super().lease(*given)
+            await asyncio.sleep(2)
+            return found
+
+    store, target = Slow(clock=clock), Target()
+    for name in "ab":
+        await store.add(letter(id=name))
+    assert await MemoryDeadLetterStore.lease(store, letter(id="b").id, 100)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await redrive(store, to=target, dry_run=False, concurrency=2, clock=clock)
+    assert [(found.event.id, found.redrives) for found in await stored(store)] == [("a", 0), ("b", 1)]
+    assert (await redrive(store, to=target, dry_run=False, clock=clock)).delivered == 1
+    assert target.ids == ["a"]
 
 
 class Slow(MemoryDeadLetterStore):
@@ -473,7 +570,16 @@ async def test_what_progress_raises_ends_the_redrive_and_loses_nothing(
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("rate", 0), ("limit", 0), ("attempts", 0), ("concurrency", 0), ("lease", 0), ("dry_run", 1), ("progress", 5)],
+    [
+        ("rate", 0),
+        ("limit", 0),
+        ("attempts", 0),
+        ("attempts", None),
+        ("concurrency", 0),
+        ("lease", 0),
+        ("dry_run", 1),
+        ("progress", 5),
+    ],
 )
 async def test_settings_that_make_no_sense_are_refused(store: MemoryDeadLetterStore, argument: str, value: Any) -> None:
     given: dict[str, Any] = {argument: value}

@@ -12,6 +12,7 @@ import pytest
 from cloudevents_kit import (
     Ack,
     Attempt,
+    DeliveryError,
     Event,
     HandlerSink,
     Nack,
@@ -24,9 +25,11 @@ from cloudevents_kit import (
     stages,
 )
 from cloudevents_kit.dead_letter import DeadLetterSink, forwarded
+from cloudevents_kit.stages import StageError
 from cloudevents_kit.stores.memory_dead_letters import MemoryDeadLetterStore
+from cloudevents_kit.testing._dead_letters import stored
+from cloudevents_kit.testing._events import EVENTS, exact
 from tests.support.clock import START, ManualClock
-from tests.support.dead_letters import EVENTS, exact, stored
 from tests.support.events import new
 from tests.support.peer import Peer, answer
 from tests.support.virtual import virtual
@@ -128,9 +131,10 @@ async def test_a_caller_may_be_content_with_knowing_that_somebody_has_it() -> No
     assert len(store) == 2
 
 
-async def test_without_that_whoever_forwards_is_refused() -> None:
-    result = await settle(forward(DeadLetterSink(Fixed(NACK), MemoryDeadLetterStore())), new())
-    assert (result.is_nack, getattr(result, "status", None)) == (True, 422)
+async def test_without_that_whoever_forwards_accepts_what_is_stored_and_only_that() -> None:
+    assert await settle(forward(DeadLetterSink(Fixed(NACK), MemoryDeadLetterStore())), new()) == Ack(status=202)
+    full = DeadLetterSink(Fixed(NACK), Full())
+    assert (await settle(forward(full), new())).status == 422
 
 
 async def test_which_results_make_letters() -> None:
@@ -165,23 +169,49 @@ async def test_a_store_that_fails_is_told_with_the_result_and_in_the_log(
     both = record.exc_info[1]
     assert isinstance(both, ExceptionGroup)
     assert [type(error).__name__ for error in both.exceptions] == ["DeliveryError", "RuntimeError"]
-    assert sink.counts == {"hook_failed": 1}
+    assert sink.counts == {"dead_letter_failed": 1}
 
 
-async def test_an_on_that_fails_loses_nothing_silently() -> None:
-    def broken(result: Result) -> bool:
-        raise KeyError
+async def test_what_is_kept_already_is_not_kept_twice() -> None:
+    store = MemoryDeadLetterStore()
+    kept = replace(NACK, dead_lettered=True)
+    assert await DeadLetterSink(Fixed(kept), store).send(new()) == kept
+    assert await DeadLetterSink(Fixed(kept), store, acknowledge=True).send(new()) == Ack(
+        status=202, attempts=TRIES, elapsed=1.75
+    )
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("kind", ["raises", "answers later"])
+async def test_an_on_that_fails_loses_nothing_silently(kind: str) -> None:
+    async def later() -> bool:
+        return False
+
+    def broken(result: Result) -> Any:
+        if kind == "raises":
+            raise KeyError
+        return later()
 
     result = await DeadLetterSink(Fixed(NACK), MemoryDeadLetterStore(), on=broken).send(new())
     assert isinstance(result, Nack)
     assert "did not take it" in result.reason
 
 
-@pytest.mark.parametrize("error", [TypeError("event: must be an Event"), asyncio.CancelledError()], ids=repr)
-async def test_what_a_sink_raises_passes(error: BaseException) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("event: must be an Event"),
+        asyncio.CancelledError(),
+        DeliveryError(NACK, "nack"),
+        StageError(("a",), ("/s", "1"), elapsed=0),
+    ],
+    ids=repr,
+)
+async def test_what_a_sink_raises_passes_and_is_never_an_ack(error: BaseException) -> None:
     store = MemoryDeadLetterStore()
-    with pytest.raises(type(error)):
-        await DeadLetterSink(Fixed(error), store).send(new())
+    for on in (None, lambda _: False):
+        with pytest.raises(type(error)):
+            await DeadLetterSink(Fixed(error), store, on=on).send(new())
     assert len(store) == 0
 
 
@@ -199,6 +229,23 @@ async def test_storing_is_not_cut_short_by_a_cancellation() -> None:
         async with asyncio.timeout(1):
             await DeadLetterSink(Fixed(NACK), store).send(new())
     assert len(store) == 1
+
+
+def test_a_letter_that_is_lost_with_a_cancelled_sender_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Away:
+        async def add(self, letter: object, /) -> bool:
+            await asyncio.sleep(3)
+            raise OSError("away")
+
+    @virtual
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await DeadLetterSink(Fixed(NACK), Away()).send(new())
+        await asyncio.sleep(0)
+
+    run()
+    assert caplog.messages == ["lost by its sink, and by the dead-letter store: id='1' source='/s' type='t'"]
 
 
 async def test_what_became_of_a_sent_event_is_not_the_fate_of_the_one_being_handled() -> None:
@@ -234,6 +281,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         (lambda: DeadLetterSink(sink, object()), TypeError, "store: must be a DeadLetterStore"),  # type: ignore[arg-type]
         (lambda: DeadLetterSink(HandlerSink(print), store), TypeError, "destination: .* which has no url"),
         (lambda: DeadLetterSink(sink, store, on="all"), TypeError, "on: must be callable"),  # type: ignore[arg-type]
+        (lambda: DeadLetterSink(sink, store, on=sink.send), TypeError, "on: must be a plain function"),  # type: ignore[arg-type]
         (lambda: DeadLetterSink(sink, store, acknowledge=1), TypeError, "acknowledge: must be True or False"),  # type: ignore[arg-type]
         (lambda: DeadLetterSink(sink, store, timeout=0), ValueError, "timeout: must be above 0"),
     ]

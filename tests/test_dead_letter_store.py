@@ -2,11 +2,11 @@
 
 import pytest
 
-from cloudevents_kit.dead_letter import DeadLetter, DeadLetterStore
+from cloudevents_kit.dead_letter import DeadLetterStore
 from cloudevents_kit.stores.memory_dead_letters import MemoryDeadLetterStore
+from cloudevents_kit.testing import DeadLetterStoreConformance
+from cloudevents_kit.testing._dead_letters import letter, stored
 from tests.support.clock import ManualClock
-from tests.support.conformance_dead_letters import LONG, DeadLetterStoreConformance
-from tests.support.dead_letters import letter, stored
 
 
 class TestMemoryDeadLetterStore(DeadLetterStoreConformance):
@@ -17,8 +17,8 @@ class TestMemoryDeadLetterStore(DeadLetterStoreConformance):
         type(self).clock = clock
         return MemoryDeadLetterStore(clock=clock)
 
-    async def expires(self, store: DeadLetterStore, one: DeadLetter) -> None:
-        await self.clock.advance(LONG)
+    async def passes(self, ticks: float) -> None:
+        await self.clock.advance(ticks * self.tick)
 
 
 async def test_memory_that_is_full_refuses_and_drops_nothing() -> None:

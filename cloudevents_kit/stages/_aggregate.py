@@ -22,8 +22,9 @@ from cloudevents_kit._arguments import (
 )
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
-from cloudevents_kit._errors import Refusal
+from cloudevents_kit._errors import Refusal, cause_of
 from cloudevents_kit._event import Event
+from cloudevents_kit._sharing import begin_use, end_use
 from cloudevents_kit._tally import Added, Tally
 from cloudevents_kit.stages._calls import called, ends_task
 from cloudevents_kit.stages._closing import Closer
@@ -31,7 +32,7 @@ from cloudevents_kit.stages._digest import LONGEST, short
 from cloudevents_kit.stages._holding import Holding
 from cloudevents_kit.stages._reducers import Reducer, Selector, reader_of, text_of
 from cloudevents_kit.stages._seldom import Seldom
-from cloudevents_kit.stages._stage import cause_of, name_of_function
+from cloudevents_kit.stages._stage import name_of_function
 from cloudevents_kit.stages._totals import Overview, Reducers, Totals, overview, totals
 from cloudevents_kit.stages._window_store import WindowStore
 from cloudevents_kit.stages._windows import NEVER, Watermark, moment_of, moment_of_event
@@ -214,11 +215,13 @@ class Aggregate(Holding):
 
     def start(self) -> None:
         """Let windows close also when no event comes, if somebody is to learn of it."""
+        begin_use(self._store, self, f"stage {self.name}", repr(self.parameters))
         if self._on_close is not None:
             self._closer.start()
 
     async def finish(self) -> None:
         """Hand out what is over, and with ``at_stop="flush"`` what is open; say what is left."""
+        end_use(self._store, self)
         if self._at_stop == "flush":
             await self._end_all()
         if self._on_close is None:

@@ -13,9 +13,8 @@ from cloudevents_kit._arguments import check_callable, check_choice, check_count
 from cloudevents_kit._contract import Handler, Outcome, log, name_of, settle
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Nack, Result
-from cloudevents_kit._tasks import Tasks
+from cloudevents_kit._tasks import Tasks, is_cancelled
 from cloudevents_kit.stages._adapt import Branch, as_branch
-from cloudevents_kit.stages._calls import is_cancelled
 from cloudevents_kit.stages._holding import Holding
 from cloudevents_kit.stages._report import tell
 from cloudevents_kit.stages._stage import Stage, fate

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from cloudevents_kit._arguments import check_callable, check_choice, check_count, check_not_negative, check_positive
 from cloudevents_kit._contract import ACCEPTED, Handler, Outcome, log, outcome_of
-from cloudevents_kit._errors import Refusal
+from cloudevents_kit._errors import Refusal, cause_of
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Ack, Nack, Result, Undelivered
-from cloudevents_kit._tasks import Tasks
-from cloudevents_kit.stages._calls import called, is_cancelled
+from cloudevents_kit._tasks import Tasks, is_cancelled
+from cloudevents_kit.stages._calls import called
 from cloudevents_kit.stages._holding import Holding
-from cloudevents_kit.stages._stage import cause_of, name_of_function
+from cloudevents_kit.stages._stage import name_of_function
 
 #: What became of one event of a batch: an exception stands for what raising it would.
 End = Outcome | Result | BaseException

@@ -14,11 +14,11 @@ from typing import Literal
 from cloudevents_kit._arguments import check_count, check_methods, check_positive
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import Handler, Outcome, verdict
-from cloudevents_kit._errors import Refusal
+from cloudevents_kit._errors import Refusal, cause_of
 from cloudevents_kit._event import Event
 from cloudevents_kit.stages._calls import check_plain, plain
 from cloudevents_kit.stages._keys import Key, key_of
-from cloudevents_kit.stages._stage import Stage, Withheld, cause_of
+from cloudevents_kit.stages._stage import Stage, Withheld
 
 _SYSTEM = SystemClock()
 #: Seconds to wait while others try, which takes nobody knows how long.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from cloudevents_kit._arguments import check_callable
 from cloudevents_kit._contract import is_async
+from cloudevents_kit._tasks import is_cancelled
 
 T = TypeVar("T")
 
@@ -40,9 +41,3 @@ def ends_task(error: BaseException) -> bool:
     if isinstance(error, asyncio.CancelledError):
         return is_cancelled()
     return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-
-
-def is_cancelled() -> bool:
-    """Tell whether somebody has cancelled the current task; if not, a CancelledError is that of something it awaits."""
-    task: Any = asyncio.current_task()
-    return bool(task.cancelling())

@@ -18,16 +18,18 @@ from typing import Any, Literal
 
 from cloudevents_kit._arguments import check_choice, check_methods, check_positive
 from cloudevents_kit._clock import Clock, SystemClock
-from cloudevents_kit._contract import Handler, Outcome, log, name_of
+from cloudevents_kit._contract import Handler, Outcome, handovers, log, name_of, was_handed_off
 from cloudevents_kit._deadline import Deadlines
-from cloudevents_kit._errors import Refusal, Retry
+from cloudevents_kit._errors import Refusal, Retry, cause_of
 from cloudevents_kit._event import Event
+from cloudevents_kit._lifecycle import walk
+from cloudevents_kit._sharing import begin_use, end_use
 from cloudevents_kit._tasks import Tasks
 from cloudevents_kit.stages._calls import check_plain, ends_task
 from cloudevents_kit.stages._claims import DedupeStore, Found, Waiting
 from cloudevents_kit.stages._memo import Lifetimes, identity, pack, safe_key, unpack
 from cloudevents_kit.stages._seldom import Seldom
-from cloudevents_kit.stages._stage import Stage, cause_of
+from cloudevents_kit.stages._stage import Stage
 from cloudevents_kit.stores.memory import MemoryDedupeStore
 
 Key = Callable[[Event], str | None]
@@ -82,6 +84,7 @@ class _Deduplicate(Stage):
         self._fail_closed = on_store_error == "refuse"
         self._limit = Deadlines(store_timeout)
         self._users = 0
+        self._followers: list[Handler] = []
         self._tasks = Tasks(log.error)
         self._trouble = Seldom(clock)
         self._owner, self._numbers = os.urandom(12).hex(), count()
@@ -97,7 +100,15 @@ class _Deduplicate(Stage):
         }
 
     async def __aenter__(self) -> None:
-        """Count the chains that use this stage."""
+        """Count the chains that use this stage, and warn of those in which events would be lost to somebody."""
+        if not self._users:
+            self._begin_use()
+            if any(getattr(part, "takes_over", False) for part in walk(*self._followers)):
+                log.warning(
+                    "stage %s: outside of a queue with a store it takes an event for done once that is stored, so that "
+                    "a redrive, or what wakes a parked event, does not get through: put it inside of the queue",
+                    self.name,
+                )
         self._users += 1
 
     async def __aexit__(self, *_: object) -> None:
@@ -105,10 +116,15 @@ class _Deduplicate(Stage):
         self._users -= 1
         if self._users:
             return
+        end_use(self._store, self)
         tasks, self._tasks = self._tasks, Tasks(log.error)  # whoever opens it meanwhile has tasks of his own
         await tasks.close(2 * self._limit.seconds)
         if not self._users:
             self._limit.close()
+
+    def _begin_use(self) -> None:
+        if self._followers:  # else it is part of no chain
+            begin_use(self._store, self, f"stage {self.name}", self._followers[0])
 
     # Which events are the same.
 
@@ -130,6 +146,8 @@ class _Deduplicate(Stage):
     # With the store in this process nothing needs to be awaited, and no lease can run out while its event is handled.
 
     def bind(self, call_next: Handler) -> Handler:
+        self._followers = [*self._followers[:1], call_next]  # a stage may be used for each event anew
+        self._begin_use()
         if type(self._store) is not MemoryDedupeStore:
             return super().bind(call_next)
         take, keep, drop = self._store.take, self._store.keep, self._store.drop
@@ -146,9 +164,13 @@ class _Deduplicate(Stage):
                 found = await self._wait(key, found, lambda: _soon(take(key, token, inf)))
                 if found is not None:
                     return self._elsewhere(found, event)
+            since = handovers[0]
             try:
                 outcome = await call_next(event)
-                keep(key, token, b"" if outcome is None else pack(outcome, event), same or ttl.of(event))
+                if since != handovers[0] and self._is_handed_off(event, since):
+                    drop(key, token)
+                else:
+                    keep(key, token, b"" if outcome is None else pack(outcome, event), same or ttl.of(event))
             except BaseException:
                 drop(key, token)
                 raise
@@ -192,12 +214,16 @@ class _Deduplicate(Stage):
         self.counts["unguarded"] += 1
 
     async def _handle(self, claim: _Claim, call_next: Handler) -> Outcome:
+        since = handovers[0]
         try:
             outcome = await self._renewing(claim, call_next)
             packed = pack(outcome, claim.event)
         except (Exception, asyncio.CancelledError):
             await self._see_through(self._release(claim))
             raise
+        if since != handovers[0] and self._is_handed_off(claim.event, since):
+            await self._see_through(self._release(claim))
+            return outcome
         try:
             failed = await self._commit(claim, packed)
         except asyncio.CancelledError:  # the event is handled, and the commit may have been made
@@ -274,6 +300,12 @@ class _Deduplicate(Stage):
         """Wait for ``work``, which goes on if this task is cancelled (again)."""
         await asyncio.shield(self._tasks.start(work))
 
+    def _is_handed_off(self, event: Event, since: int) -> bool:
+        """Tell whether the event ended as a dead letter, or the like: then it is not done, and may come again."""
+        if handed_off := was_handed_off(event, since):
+            self.counts["handed_over"] += 1
+        return handed_off
+
     # What is handled by somebody else, or was.
 
     async def _wait(self, key: str, found: Found, claim: Callable[[], Awaitable[Found]]) -> Found:
@@ -316,12 +348,13 @@ def deduplicate(
 ) -> Stage:
     """Handle each event once: copies of one that is done get its outcome again, counted as ``duplicate``.
 
-    An event whose handling fails, is refused or is cancelled is free to be sent again. It is acknowledged only after
-    the store knows that it is done: if that fails, the answer is 503, and the handler may run a second time.
+    An event whose handling fails, is refused or is cancelled is free to be sent again, and so is one that ended as a
+    dead letter, or was taken by a hook of `on_error`, which is counted as ``handed_over``. It is acknowledged only
+    after the store knows that it is done: if that fails, the answer is 503, and the handler may run a second time.
 
     Args:
-        store: where keys are kept; for one handler only, others need a store, or a prefix in it, of their own. By
-            default in the memory of this process (`stores.memory.MemoryDedupeStore`), which forgets at a restart.
+        store: where keys are kept; for one handler only: others need one, or a scope, of their own. By default
+            in the memory of this process (`stores.memory.MemoryDedupeStore`), which forgets at a restart.
             Whoever makes a store opens and closes it.
         key: makes the text by which copies are told; None: this event has no copies. By default (source, id).
         ttl: seconds for which a finished event is remembered, or a mapping of types, or prefixes such as

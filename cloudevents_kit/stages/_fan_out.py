@@ -11,8 +11,8 @@ from cloudevents_kit._contract import DONE, Handler, Outcome, log, name_of, sett
 from cloudevents_kit._errors import Refusal
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Nack, Result
+from cloudevents_kit._tasks import is_cancelled
 from cloudevents_kit.stages._adapt import Branch, as_branch
-from cloudevents_kit.stages._calls import is_cancelled
 from cloudevents_kit.stages._policy import Policy, group_of, names, needed, refusal
 from cloudevents_kit.stages._report import tell
 from cloudevents_kit.stages._stage import Stage, fate

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from cloudevents_kit._arguments import check_callable, check_kind
 from cloudevents_kit._contract import Handler, Outcome, log, name_of, verdict
-from cloudevents_kit._errors import EventError, Refusal, Reject
+from cloudevents_kit._errors import EventError, Refusal, Reject, cause_of
 from cloudevents_kit._event import Event
+from cloudevents_kit._tasks import is_cancelled
 from cloudevents_kit._values import check_name
 from cloudevents_kit.stages._adapt import Branch, as_branch, name_branches, name_of_branch
-from cloudevents_kit.stages._calls import is_cancelled
-from cloudevents_kit.stages._stage import Record, Stage, cause_of, name_of_function
+from cloudevents_kit.stages._stage import Record, Stage, name_of_function
 
 
 class _Pass(Stage):

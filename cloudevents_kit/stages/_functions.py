@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 
 from cloudevents_kit._arguments import check_callable, check_choice
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
-from cloudevents_kit._errors import EventError, Refusal, Reject, StageError
+from cloudevents_kit._errors import EventError, Refusal, Reject, StageError, cause_of
 from cloudevents_kit._event import Event
 from cloudevents_kit._extensions import KNOWN
 from cloudevents_kit._typed import check_type
 from cloudevents_kit._values import CORE_NAMES, check_name
-from cloudevents_kit.stages._stage import Stage, blame_as_it_came, cause_of, name_of_function
+from cloudevents_kit.stages._stage import Stage, blame_as_it_came, name_of_function
 
 #: Returned by `decide` for an event that ends here: what lies further in does not get it.
 END: Any = object()

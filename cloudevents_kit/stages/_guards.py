@@ -17,10 +17,11 @@ from cloudevents_kit._arguments import check_count, check_kind, check_methods, c
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import DONE, Handler, Outcome, verdict
 from cloudevents_kit._deadline import Deadlines, Expired
+from cloudevents_kit._errors import cause_of
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Nack, Result
 from cloudevents_kit._retry import RetryPolicy, next_delay, run
-from cloudevents_kit.stages._stage import Stage, Withheld, cause_of
+from cloudevents_kit.stages._stage import Stage, Withheld
 
 _SYSTEM = SystemClock()
 _DEFAULT = RetryPolicy()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from time import perf_counter
 
-from cloudevents_kit._errors import Refusal, Reject
+from cloudevents_kit._errors import Refusal, Reject, cause_of
 from cloudevents_kit._event import Event
 from cloudevents_kit.stages._calls import plain
-from cloudevents_kit.stages._stage import Stage, cause_of
+from cloudevents_kit.stages._stage import Stage
 
 Key = Callable[[Event], Hashable]
 
@@ -23,6 +23,21 @@ def order_key(event: Event) -> Hashable:
         return key
     subject = event.subject
     return None if subject is None else (event.source, subject)
+
+
+def written(key: Hashable) -> str | None:
+    """Return ``key`` as text for a store. Raises TypeError for what may look otherwise in another process."""
+    if key is None or isinstance(key, str):
+        return key
+    if not _is_lasting(key):
+        raise TypeError(f"key: must be a function that returns a str, a number, a tuple of them, or None, not {key!r}")
+    return repr(key)
+
+
+def _is_lasting(key: object) -> bool:
+    if isinstance(key, tuple):
+        return all(one is None or _is_lasting(one) for one in key)
+    return isinstance(key, str | bytes | int | float)
 
 
 def key_of(stage: Stage, key: Key, event: Event) -> Hashable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cloudevents_kit import _json
+from cloudevents_kit import _frozen
 from cloudevents_kit._arguments import check_kind, check_positive
 from cloudevents_kit._contract import ACCEPTED, Outcome, acknowledge
 from cloudevents_kit._event import Event
@@ -19,8 +19,12 @@ _DAY = 86400.0
 def identity(event: Event) -> str:
     """Return the key of the pair (source, id), as every store takes it: no other pair has the same."""
     attributes = event._attributes  # noqa: SLF001 - properties take longer than all the rest
-    source: str = attributes["source"]  # type: ignore[assignment]
-    key = f"{len(source)}:{source}{attributes['id']}"
+    return identity_of(attributes["source"], attributes["id"])  # type: ignore[arg-type]
+
+
+def identity_of(source: str, id: str) -> str:
+    """Return the `identity` of an event with this pair."""
+    key = f"{len(source)}:{source}{id}"
     return key if len(key) <= LONGEST and key.isprintable() else digest(key)
 
 
@@ -37,14 +41,14 @@ def pack(outcome: Outcome, event: Event) -> bytes:
     if outcome is None:
         return b""
     reply = getattr(acknowledge(outcome, event), "reply", None)
-    return _ACCEPTED if reply is None else _json.encode(reply)
+    return _ACCEPTED if reply is None else _frozen.pack(reply)
 
 
 def unpack(packed: bytes) -> Outcome:
     """Read what `pack` wrote."""
     if not packed:
         return None
-    return ACCEPTED if packed == _ACCEPTED else _json.decode(packed)
+    return ACCEPTED if packed == _ACCEPTED else _frozen.unpack(packed)
 
 
 class Lifetimes:

@@ -6,18 +6,18 @@ Whatever happens, an event is acknowledged only if the user said so or the hook 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, ClassVar, Literal, NoReturn
 
 from cloudevents_kit._arguments import check_callable, check_positive
-from cloudevents_kit._contract import Handler, Outcome, log, name_of, verdict
+from cloudevents_kit._contract import Handler, Outcome, current_event, hand_off, log, name_of, verdict
+from cloudevents_kit._errors import cause_of
 from cloudevents_kit._event import Event
-from cloudevents_kit._result import Nack, Undelivered
-from cloudevents_kit.stages._calls import called, check_plain, plain
-from cloudevents_kit.stages._stage import Stage, cause_of
+from cloudevents_kit._hand_over import FailureHook, hand_over
+from cloudevents_kit.stages._calls import check_plain, plain
+from cloudevents_kit.stages._stage import Stage
 
-ErrorHook = Callable[[Event, Exception], Awaitable[object] | object]
 Only = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
 
@@ -27,8 +27,12 @@ class OnError(Stage):
     kind = "on_error"
     handed_over: ClassVar[str] = "handed_over"
     """What is noted of an event whose hook returned."""
+    not_handed_over: ClassVar[str] = "hook_failed"
+    """What is counted of one whose hook failed."""
 
-    def __init__(self, action: str | ErrorHook, only: Only | None, seconds: float, name: str | None) -> None:
+    def __init__(
+        self, action: str | FailureHook, only: Only | None, seconds: float, name: str | None, *, called: str = "only"
+    ) -> None:
         if isinstance(action, str):
             if action not in {"propagate", "ack"}:
                 raise ValueError(f"action: must be 'propagate', 'ack' or a hook, not {action!r}")
@@ -38,7 +42,7 @@ class OnError(Stage):
         super().__init__(name)
         self._action = action
         self._seconds = seconds
-        self._only = _chooser(only)
+        self._only = _chooser(called, only)
 
     @property
     def parameters(self) -> Mapping[str, object]:
@@ -76,20 +80,18 @@ class OnError(Stage):
             if (broken := _broken(task)) is None:
                 self.counts[self.handed_over] += 1
                 raise
-            self.counts["hook_failed"] += 1
+            self.counts[self.not_handed_over] += 1
             both = ExceptionGroup("the hook failed", [error, broken])
             log.error("stage %s: cancelled, and its hook failed: %s", self.name, name_of(event), exc_info=both)
             raise
         if (broken := _broken(task)) is not None:
-            self.counts["hook_failed"] += 1
+            self.counts[self.not_handed_over] += 1
             self._fail(error, broken, event, began)
+        hand_off(current_event() or event)
         self.note(self.handed_over)
 
-    async def _call(self, hook: ErrorHook, event: Event, error: Exception) -> None:
-        async with asyncio.timeout(self._seconds):
-            returned = await called(hook, event, error)
-        if isinstance(returned, Nack | Undelivered):  # of a sink, which does not raise
-            returned.raise_for_outcome()
+    async def _call(self, hook: FailureHook, event: Event, error: Exception) -> None:
+        await hand_over(hook, event, error, self._seconds)
 
     def _fail(self, error: Exception, broken: Exception, event: Event, began: float) -> NoReturn:
         """Raise both errors, in a way that makes the sender send the event again."""
@@ -101,13 +103,13 @@ class OnError(Stage):
         raise self.failure(both, event, began) from both
 
 
-def _chooser(only: Only | None) -> Callable[[Exception], bool]:
+def _chooser(name: str, only: Only | None) -> Callable[[Exception], bool]:
     if only is None:
         return lambda _: True
     kinds = only if isinstance(only, tuple) else (only,)
     if all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
         return lambda error: isinstance(error, kinds) or isinstance(cause_of(error), kinds)  # type: ignore[arg-type]
-    check_plain("only", only)
+    check_plain(name, only)
     return only  # type: ignore[return-value]
 
 
@@ -136,7 +138,7 @@ def _broken(task: asyncio.Task[None]) -> Exception | None:
 
 
 def on_error(
-    action: Literal["propagate", "ack"] | ErrorHook,
+    action: Literal["propagate", "ack"] | FailureHook,
     *,
     only: Only | None = None,
     timeout: float = 10.0,
@@ -150,7 +152,8 @@ def on_error(
     ExceptionGroup.
 
     A hook that has begun is not cut short by a time limit or a cancellation from outside; only a second cancellation
-    reaches it. It never runs for a cancelled event. ``only`` chooses the errors: a type or several, which also match
-    the cause of a `StageError`, or a predicate, a plain function. The others pass.
+    reaches it. It never runs for a cancelled event. What it has taken is not done for `deduplicate`. ``only`` chooses
+    the errors: a type or several, which also match the cause of a `StageError`, or a predicate, a plain function. The
+    others pass.
     """
     return OnError(action, only, timeout, name)

@@ -82,4 +82,7 @@ def error_of(name: str, failure: Failure) -> DeliveryError:
     try:
         failure.raise_for_outcome()
     except DeliveryError as error:
-        return DeliveryError(failure, f"{name}: {error}")
+        told = DeliveryError(failure, f"{name}: {error}")
+        if error.__cause__ is not None:
+            told.__cause__ = error.__cause__
+        return told

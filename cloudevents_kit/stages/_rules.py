@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 from cloudevents_kit._arguments import check_choice, check_kind
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
-from cloudevents_kit._errors import Refusal
+from cloudevents_kit._errors import Refusal, cause_of
 from cloudevents_kit._event import Event
 from cloudevents_kit.stages._conditions import Unreadable
 from cloudevents_kit.stages._operators import RuleError, near
 from cloudevents_kit.stages._rule import Rule
 from cloudevents_kit.stages._rule_loading import Rules, load_rules
 from cloudevents_kit.stages._rule_plan import Compiled, Plan
-from cloudevents_kit.stages._stage import Stage, cause_of
+from cloudevents_kit.stages._stage import Stage
 
 #: The key of the event that rules left hints for, and the hints.
 _hints: ContextVar[tuple[tuple[str, str], tuple[str, ...]] | None] = ContextVar("cloudevents_kit.hints", default=None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from cloudevents_kit._arguments import check_kind
 from cloudevents_kit._contract import Handler, Outcome, current_event
-from cloudevents_kit._errors import EventError, Refusal, Retry, StageError
+from cloudevents_kit._errors import EventError, Refusal, Retry, StageError, cause_of
 from cloudevents_kit._event import Event
 from cloudevents_kit._lifecycle import Lifecycle
 
@@ -212,11 +212,6 @@ def _both(first: Record, second: Record) -> Record:
 
 class Withheld(Retry):
     """Raised by a stage that lets an event no further: what lies further in has done nothing wrong."""
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Return what is behind ``error``: a `StageError` only says where it happened."""
-    return error.__cause__ if isinstance(error, StageError) and error.__cause__ is not None else error
 
 
 def blame_as_it_came(error: BaseException, changed: Event, event: Event) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from cloudevents_kit._arguments import check_callable, check_kind
 from cloudevents_kit._contract import Handler, Outcome, log, name_of
-from cloudevents_kit._errors import Refusal
+from cloudevents_kit._errors import Refusal, cause_of
 from cloudevents_kit._event import Event
 from cloudevents_kit._values import remember
 from cloudevents_kit.stages._calls import called
-from cloudevents_kit.stages._stage import Stage, cause_of
+from cloudevents_kit.stages._stage import Stage
 
 #: From this type, to that type, by a function that returns the new data, or the whole new event.
 Step = tuple[str, str, Callable[[Event], Awaitable[Any] | Any]]

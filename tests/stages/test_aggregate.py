@@ -14,16 +14,18 @@ from cloudevents_kit.stages import (
 )
 from cloudevents_kit.stages._windows import moment_of, moment_of_event, text_of_moment
 from cloudevents_kit.stores.memory import MemoryWindowStore
+from cloudevents_kit.testing import WindowStoreConformance
+from cloudevents_kit.testing._windows import MakeWindows
 from tests.support.aggregates import at, clocked, take
 from tests.support.clock import START
-from tests.support.conformance_windows import CHECKS, Check
 from tests.support.events import new, read
 from tests.support.virtual import LoopClock, virtual
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_the_store_in_memory(check: Check) -> None:
-    await check(MemoryWindowStore)
+class TestMemory(WindowStoreConformance):
+    @pytest.fixture
+    def make(self) -> MakeWindows:
+        return MemoryWindowStore
 
 
 @virtual

@@ -13,7 +13,6 @@ from cloudevents_kit import (
     HandlerSink,
     Nack,
     Reject,
-    Result,
     Retry,
     Undelivered,
     current_event,
@@ -23,6 +22,7 @@ from cloudevents_kit import (
 )
 from cloudevents_kit._inbound import Inbound, Limits
 from tests.support.events import new
+from tests.support.sending import start, statuses, turns
 from tests.support.virtual import LoopClock, virtual
 
 
@@ -48,19 +48,6 @@ def event(number: int, **given: Any) -> Event:
 
 
 async def ignore(event: Event) -> None: ...
-
-
-def start(handler: Any, *numbers: int, **given: Any) -> list[asyncio.Task[Result]]:
-    return [asyncio.ensure_future(settle(handler, event(number, **given))) for number in numbers]
-
-
-def statuses(results: Sequence[Result]) -> list[int | None]:
-    return [None if isinstance(one, Undelivered) else one.status for one in results]
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 # ---------------------------------------------------------------------------------------------------- when it goes

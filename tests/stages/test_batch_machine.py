@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cloudevents_kit import Event, Reject, Result, Retry, settle, stages, wrap
 from tests.support.events import new
+from tests.support.sending import acked
 from tests.support.virtual import VirtualLoop
 
 ENDS = ("done", "raises", "retry", "each", "short", "cancelled")
@@ -169,7 +170,7 @@ class BatchMachine(RuleBasedStateMachine):
                 assert result.status in self.allowed[number], number
             else:
                 assert result.status == 503, number  # refused, or cut off before the work began
-        assert set(self.went_on) >= {number for number, task in self.sent.items() if _acked(task)}
+        assert set(self.went_on) >= {number for number, task in self.sent.items() if acked(task)}
         assert len(self.went_on) == len(set(self.went_on))
 
     @invariant()
@@ -188,10 +189,6 @@ class BatchMachine(RuleBasedStateMachine):
         self.every_event_has_the_outcome_of_its_own_work()
         self.runner.close()
         logging.getLogger("cloudevents_kit").setLevel(logging.NOTSET)
-
-
-def _acked(task: asyncio.Task[Result]) -> bool:
-    return task.done() and not task.cancelled() and bool(task.result())
 
 
 TestBatch = BatchMachine.TestCase

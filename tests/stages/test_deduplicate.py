@@ -9,9 +9,11 @@ import pytest
 from cloudevents_kit import ACCEPTED, Ack, Event, Nack, Outcome, Reject, Retry, settle, stages, wrap
 from cloudevents_kit.stages import Stage, StageError
 from cloudevents_kit.stores.memory import MemoryDedupeStore
+from cloudevents_kit.testing._events import EVENTS, exact
 from tests.support.clock import ManualClock
-from tests.support.dedupe import Handler, OverNetwork, turns
+from tests.support.dedupe import Handler, OverNetwork
 from tests.support.events import new
+from tests.support.sending import turns
 from tests.support.virtual import LoopClock, virtual
 
 CLOCK = LoopClock()
@@ -72,6 +74,16 @@ def test_a_duplicate_gets_the_outcome_again(make: Make, end: Outcome) -> None:
         assert (handler.calls, duplicates(stage)) == (1, 2)
 
     test()
+
+
+@pytest.mark.parametrize("form", EVENTS)
+async def test_a_duplicate_gets_a_reply_that_is_the_same_to_the_last_byte(form: str) -> None:
+    answered = EVENTS[form].evolve(id="answer")
+    chain = wrap(Handler(answered).handle, stages.deduplicate())
+    for _ in range(2):
+        reply = await chain(new())
+        assert isinstance(reply, Event)
+        assert exact(reply) == exact(answered)
 
 
 @with_both

@@ -9,8 +9,9 @@ import pytest
 
 from cloudevents_kit import Ack, Event, Nack, settle, stages, wrap
 from cloudevents_kit.stages import Stage
-from tests.support.dedupe import Handler, OverNetwork, turns
+from tests.support.dedupe import Handler, OverNetwork
 from tests.support.events import new
+from tests.support.sending import turns
 from tests.support.virtual import LoopClock, virtual
 
 CLOCK = LoopClock()

@@ -190,7 +190,7 @@ async def test_a_hook_that_ends_as_if_it_had_been_cancelled_has_failed() -> None
     with pytest.raises(StageError) as caught:
         await wrap(failing(OSError()), stages.on_error(letters))(new())
     group: Any = caught.value.__cause__
-    assert str(group.exceptions[1]) == "the hook was cancelled"
+    assert str(group.exceptions[1]) == "ended as if it had been cancelled"
 
 
 @virtual

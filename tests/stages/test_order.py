@@ -1,7 +1,6 @@
 """`order`: one by one per key, in parallel across keys, and what happens behind an event that fails."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,13 +13,14 @@ from cloudevents_kit import (
     Result,
     Retry,
     Sender,
-    Undelivered,
     current_event,
     settle,
     stages,
     wrap,
 )
+from tests.support import sending
 from tests.support.events import new, read
+from tests.support.sending import statuses, turns
 from tests.support.virtual import LoopClock, virtual
 
 
@@ -44,18 +44,7 @@ class Work:
 
 def start(handler: Any, *ids: str, key: str | None = None) -> list[asyncio.Task[Result]]:
     """Send events; the key is the first letter of the id unless given."""
-    return [
-        asyncio.ensure_future(settle(handler, new(id=identity, partitionkey=key or identity[0]))) for identity in ids
-    ]
-
-
-def statuses(results: Sequence[Result]) -> list[int | None]:
-    return [None if isinstance(one, Undelivered) else one.status for one in results]
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+    return [task for id in ids for task in sending.start(handler, id, partitionkey=key or id[0])]
 
 
 @virtual

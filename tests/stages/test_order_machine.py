@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cloudevents_kit import Event, Reject, Result, Retry, settle, stages, wrap
 from tests.support.events import new
+from tests.support.sending import acked
 from tests.support.virtual import LoopClock, VirtualLoop
 
 KEYS = "ABC"
@@ -98,7 +99,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def send_again(self, data: st.DataObject) -> None:
-        failed = [one for one, task in self.tasks.items() if task.done() and not _acked(task)]
+        failed = [one for one, task in self.tasks.items() if task.done() and not acked(task)]
         for identity in data.draw(st.lists(st.sampled_from(failed), max_size=4, unique=True)) if failed else ():
             self.send_one(identity)
             self.turn()
@@ -133,7 +134,7 @@ class OrderMachine(RuleBasedStateMachine):
         self.turn()
         task = self.tasks[identity]
         acknowledged = how == "done" or (self.policy == "hook" and how != "cancel")
-        assert _acked(task) == acknowledged
+        assert acked(task) == acknowledged
         assert (identity in self.handed_over) == (self.policy == "hook" and how in {"retry", "reject"})
         self.forget_refused()
         if blocks and self.failed.get(identity[0], (None,))[0] != identity:
@@ -197,13 +198,9 @@ class OrderMachine(RuleBasedStateMachine):
                 self.running[identity].set_result(None)
                 line.remove(identity)
                 self.turn()
-                assert _acked(self.tasks[identity])
+                assert acked(self.tasks[identity])
         assert self.stage._lines == {}
         assert not self.stage._blocked
-
-
-def _acked(task: asyncio.Task[Result]) -> bool:
-    return task.done() and not task.cancelled() and bool(task.result())
 
 
 TestOrder = OrderMachine.TestCase

@@ -25,10 +25,10 @@ from cloudevents_kit import (
     wrap,
 )
 from cloudevents_kit._contract import verdict
+from cloudevents_kit._errors import cause_of
 from cloudevents_kit._lifecycle import Lifecycle, links, parts_of, walk
 from cloudevents_kit._tasks import Tasks
 from cloudevents_kit.stages import Stage, StageError, chain, retry, running, stage, tap
-from cloudevents_kit.stages._stage import cause_of
 from tests.support.events import new
 from tests.support.parts import HandlerPart, Part, StagePart
 from tests.support.virtual import virtual

@@ -2,21 +2,27 @@
 
 import asyncio
 import os
-import random
+import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
-from collections import Counter
+from asyncio.subprocess import PIPE
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from cloudevents_kit import Event, HandlerSink
-from cloudevents_kit.dead_letter import DeadLetterStore, redrive
+from cloudevents_kit.dead_letter import DeadLetter, DeadLetterStore, letters, redrive
 from cloudevents_kit.stores import open_store
 from cloudevents_kit.stores.memory_dead_letters import MemoryDeadLetterStore
+from cloudevents_kit.testing._dead_letters import letter
 from tests.support.clock import ManualClock
-from tests.support.dead_letters import Crash, Dying, letter, stored
+from tests.support.dead_letter_crash import CONCURRENCY, LEASE, TOGETHER, fails
+from tests.support.dead_letters import Crash, Dying
+from tests.support.lives import KILLS
 from tests.support.programs import ROOT
+from tests.support.sql import age
 
 
 def collecting(got: list[str]) -> HandlerSink:
@@ -57,102 +63,91 @@ async def test_a_redrive_that_dies_at_any_step_loses_nothing(clock: ManualClock)
     assert step > 20
 
 
-PROGRAM = """
-import asyncio, sys
-from cloudevents_kit import Event, settle, wrap
-from cloudevents_kit.dead_letter import dead_letters, redrive
-from cloudevents_kit.stores import open_store
-
-url, what, path, first = sys.argv[1:]
-file = open(path, "a", buffering=1)
+SEED = int(os.environ.get("SEED", "4"))
 
 
-async def fill(store):
-    async def broken(event):
-        raise ValueError("broken")
-
-    chain = wrap(broken, dead_letters(store, timeout=30))
-
-    async def one(number):
-        if await settle(chain, Event(type="t", source="/s", id=str(number), data={"number": number})):
-            print(number, file=file)
-
-    for number in range(int(first), int(first) + 100_000, 5):
-        await asyncio.gather(*(one(number + part) for part in range(5)))
-
-
-async def drive(store):
-    async def deliver(event):
-        print(event.id, file=file)
-
-    await redrive(store, to=deliver, dry_run=False, lease=0.5, attempts=1000, concurrency=3)
-
-
-async def main():
-    async with open_store(url) as store:
-        print("open", flush=True)
-        await {"fill": fill, "drive": drive}[what](store.dead_letters)
-        print("done", flush=True)
-
-
-asyncio.run(main())
-"""
-
-
-async def killed(url: str, what: str, path: Path, after: float, first: int = 0) -> None:
-    """Run `PROGRAM` and kill it some seconds ``after`` it has opened the store; it may be done by then."""
+@asynccontextmanager
+async def killing(url: str, file: Path) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """Give a function that has processes made and killed."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-W", "error", "-c", PROGRAM, url, what, str(path), str(first)),
-        cwd=ROOT,
+        sys.executable, "-W", "error", "-m", "tests.support.dead_letter_crash", url, str(file),
+        cwd=ROOT, stdin=PIPE, stdout=PIPE, start_new_session=True,
         env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
-        stdout=PIPE,
-        stderr=DEVNULL,  # a line of the log for each letter
-    )
-    assert process.stdout is not None
+    )  # fmt: skip
+
+    async def kills(what: str, first: int, last: int) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{what} {SEED} {first} {last}\n".encode())
+        async with asyncio.timeout(30 + 3 * (last - first)):
+            assert await process.stdout.readline() == b"done\n"
+
     try:
-        async with asyncio.timeout(30):
-            assert await process.stdout.readline() == b"open\n"
-            await asyncio.sleep(after)
+        yield kills
+        await process.communicate(b"")  # no more
+        assert process.returncode == 0
     finally:
         if process.returncode is None:
-            process.kill()
-        await process.communicate()
+            os.killpg(process.pid, signal.SIGKILL)  # its children, too
+            await process.communicate()
 
 
-def lines(path: Path) -> list[str]:
-    """Return what was written whole."""
-    return path.read_text().splitlines() if path.exists() else []
+def words(file: Path) -> dict[str, Counter[str]]:
+    """Return how often each word was written, by event."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for line in file.read_text().splitlines():
+        word, id = line.split()
+        found[word][id] += 1
+    return found
 
 
-async def left(store: DeadLetterStore) -> set[str]:
-    return {found.event.id for found in await stored(store)}
+async def kept(store: DeadLetterStore) -> dict[str, DeadLetter]:
+    return {found.event.id: found async for found in letters(store)}
 
 
-KILLS = int(os.environ.get("KILLS", "4"))
-
-
-@pytest.mark.timeout(60 + 10 * KILLS)
+@pytest.mark.timeout(120 + 6 * KILLS)
 async def test_a_kill_loses_no_dead_letter_and_no_redrive(url: str, tmp_path: Path) -> None:
-    """K-D2: SIGKILL at random moments, while letters are stored and while they are sent again."""
-    chance = random.Random(4)
-    acknowledged, delivered = tmp_path / "acknowledged", tmp_path / "delivered"
-    for number in range(KILLS):
-        await killed(url, "fill", acknowledged, chance.uniform(0, 0.3), number * 100_000)
-    async with open_store(url) as opened:
-        store = opened.dead_letters
-        there = await left(store)
-        assert {*lines(acknowledged)} <= there
-        assert lines(acknowledged)
-        for _ in range(KILLS):
-            await killed(url, "drive", delivered, chance.uniform(0, 0.2))
-            assert {*lines(delivered)} | await left(store) == there  # nothing is gone that was not delivered
-        rest: list[str] = []
-        async with asyncio.timeout(30):
-            while await left(store):  # what was on its way is leased for half a second
-                await redrive(store, to=collecting(rest), dry_run=False, attempts=1000, concurrency=50)
-        assert lines(delivered)
-        assert rest
-        got = Counter([*lines(delivered), *rest])
-        assert got.keys() == there
-        assert sum(got.values()) - len(got) <= 3 * KILLS  # only what was on its way came twice
+    """K-D2: SIGKILL at random moments, while letters are stored, and while two processes send them again."""
+    file = tmp_path / "lines"
+    async with killing(url, file) as kills:
+        await kills("fill", 0, KILLS)
+        async with open_store(url) as opened:
+            there = await kept(opened.dead_letters)
+        wrote = words(file)
+        assert {*wrote["acknowledged"]} <= there.keys() <= {*wrote["sent"]}
+        assert len(there) > KILLS
+        for id, found in there.items():
+            assert wrote["acknowledged"][id] <= found.times <= wrote["sent"][id]
+            assert (found.attempts, len(found.tries), found.redrives) == (found.times, found.times, 0)
+        assert max(found.times for found in there.values()) > 1
+        for first in range(0, KILLS, 10):
+            await kills("drive", first, min(first + 10, KILLS))
+            await age(url, "cek_dead_letters", "until", LEASE)  # what was on its way is sent again
+
+    in_doubt = CONCURRENCY * TOGETHER * KILLS
+    wrote, got = words(file), list[str]()
+    async with open_store(url) as one, open_store(url) as other:
+        left = await kept(one.dead_letters)
+        assert not wrote["changed"]
+        assert there.keys() - left.keys() <= {*wrote["delivered"]}  # nothing is gone that was not delivered
+        assert not any(fails(id) for id in there.keys() - left.keys())
+        for id, found in left.items():
+            assert found.failures <= wrote["called"][id] <= found.redrives
+            assert found.attempts == found.times + found.failures
+            assert len(found.tries) == min(found.attempts, 50)
+            assert (found.times, found.quarantined) == (there[id].times, False)
+            assert found.possibly_delivered <= (found.redrives > found.failures)
+        assert sum(found.redrives - found.failures for found in left.values()) <= in_doubt
+        assert any(found.failures for found in left.values())
+        rest = [
+            redrive(store.dead_letters, to=collecting(got), dry_run=False, attempts=10**6, concurrency=20)
+            for store in (one, other)
+        ]
+        ended = await asyncio.gather(*rest)
+        assert sum(report.delivered for report in ended) == len(left)
+        assert not await kept(one.dead_letters)
+    assert Counter(got) == Counter(left.keys())  # two at once, and none of it twice
+    delivered = wrote["delivered"] + Counter(got)
+    assert delivered.keys() == there.keys()
+    assert wrote["delivered"]
+    assert delivered.total() - len(delivered) <= in_doubt  # only what was on its way came twice

@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from cloudevents_kit._contract import log
 from cloudevents_kit._letters import DeadLetter, pack, unpack
 from cloudevents_kit.stores.sql._group import Lane
-from cloudevents_kit.stores.sql._schema import METADATA, MICROS, NUMBER, creation, insert, micros, now
+from cloudevents_kit.stores.sql._schema import METADATA, MICROS, NUMBER, Row, creation, insert, micros, now
 
 LETTERS = sa.Table(
     "cek_dead_letters",
@@ -98,12 +99,16 @@ class SqlDeadLetterStore:
     async def read(self, after: int, limit: int, /) -> Sequence[DeadLetter]:
         """See `dead_letter.DeadLetterStore`."""
         columns = (LETTERS.c.letter, LETTERS.c.position, LETTERS.c.redrives)
-        wanted = sa.select(*columns).where(self._mine, LETTERS.c.position > after).order_by(LETTERS.c.position)
+        wanted = sa.select(*columns).where(self._mine).order_by(LETTERS.c.position).limit(limit)
 
-        async def work(connection: AsyncConnection) -> list[DeadLetter]:
-            return [_letter(row) for row in await connection.execute(wanted.limit(limit))]
+        async def work(connection: AsyncConnection) -> Sequence[Row]:
+            return (await connection.execute(wanted.where(LETTERS.c.position > after))).all()
 
-        return await self._lane.database.read(work)
+        while rows := await self._lane.database.read(work):
+            if found := [letter for row in rows if (letter := _readable(row)) is not None]:
+                return found
+            after = rows[-1].position
+        return []
 
     async def lease(self, id: str, seconds: float, /) -> tuple[str, DeadLetter] | None:
         """See `dead_letter.DeadLetterStore`."""
@@ -134,39 +139,40 @@ class SqlDeadLetterStore:
             by_id[item.id].append(item)
         left = [*by_id]
         while left:
-            rows = await self._rows(connection, left)
-            known = {id: row for id, row in rows.items() if row.token not in {item.nonce for item in by_id[id]}}
-            if known:
-                changed = [_written(by_id[id], _letter(row)) for id, row in known.items()]
-                await connection.execute(self._replace, [{"which": one.pop("id"), **one} for one in changed])
-            left = [id for id in left if id not in rows]
+            made = await connection.scalars(self._insert, [_written(by_id[id], None) for id in left])
+            inserted = set(made.all())
+            left = [id for id in left if id not in inserted]
             if left:
-                made = await connection.scalars(self._insert, [_written(by_id[id], None) for id in left])
-                inserted = set(made.all())
-                left = [id for id in left if id not in inserted]  # another process was first
+                rows = await self._rows(connection, left, LETTERS)
+                known = {id: row for id, row in rows.items() if row.token not in {item.nonce for item in by_id[id]}}
+                if known:
+                    await self._put(connection, [_written(by_id[id], _letter(row)) for id, row in known.items()])
+                left = [id for id in left if id not in rows]  # another process has removed it
         return [True] * len(items)
 
-    async def _rows(self, connection: AsyncConnection, ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
+    async def _rows(self, connection: AsyncConnection, ids: Sequence[str], *columns: Any) -> dict[str, Row]:
         """Return the rows that are there, locked."""
-        wanted = sa.select(LETTERS).where(self._mine, LETTERS.c.id.in_(ids)).order_by(LETTERS.c.id).with_for_update()
+        wanted = sa.select(*columns).where(self._mine, LETTERS.c.id.in_(ids)).order_by(LETTERS.c.id).with_for_update()
         return {row.id: row for row in await connection.execute(wanted)}
+
+    async def _put(self, connection: AsyncConnection, values: list[dict[str, Any]]) -> None:
+        await connection.execute(self._replace, [{"which": one.pop("id"), **one} for one in values])
 
     async def _lease_all(
         self, connection: AsyncConnection, items: list[_Lease]
     ) -> list[tuple[str, DeadLetter] | Exception | None]:
-        rows = await self._rows(connection, [item.id for item in items])
-        moment = await connection.scalar(sa.select(now())) or 0
+        rows = await self._rows(connection, [item.id for item in items], LETTERS, now().label("moment"))
         answers: list[tuple[str, DeadLetter] | Exception | None] = []
         changes: dict[str, dict[str, Any]] = {}
         for item in items:
             row = rows.get(item.id)
-            if row is None or item.id in changes or (row.until > moment and row.token != item.token):
+            if row is None or item.id in changes or (row.until > row.moment and row.token != item.token):
                 answers.append(None)
                 continue
             redrives = row.redrives + (row.token != item.token)  # else an earlier attempt has leased it
             answer = _leased(row, item.token, redrives)
             if not isinstance(answer, Exception):
-                until = moment + micros(item.seconds)
+                until = row.moment + micros(item.seconds)
                 changes[item.id] = {"which": item.id, "lease": item.token, "ends": until, "times": redrives}
             answers.append(answer)
         if changes:
@@ -180,7 +186,7 @@ class SqlDeadLetterStore:
         return answers
 
     async def _settle_all(self, connection: AsyncConnection, items: list[_Settle]) -> list[bool | Exception]:
-        rows = await self._rows(connection, [item.id for item in items])
+        rows = await self._rows(connection, [item.id for item in items], LETTERS.c.id, LETTERS.c.token)
         gone: list[str] = []
         changed: list[dict[str, Any]] = []
         answers: list[bool | Exception] = []
@@ -201,7 +207,7 @@ class SqlDeadLetterStore:
         if gone:
             await connection.execute(sa.delete(LETTERS).where(self._mine, LETTERS.c.id.in_(gone)))
         if changed:
-            await connection.execute(self._replace, [{"which": one.pop("id"), **one} for one in changed])
+            await self._put(connection, changed)
         return answers
 
 
@@ -221,11 +227,19 @@ def _stamp(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
 
 
-def _letter(row: Any) -> DeadLetter:
+def _letter(row: Row) -> DeadLetter:
     return unpack(bytes(row.letter), position=row.position, redrives=row.redrives)
 
 
-def _leased(row: sa.Row[Any], token: str, redrives: int) -> tuple[str, DeadLetter] | Exception:
+def _readable(row: Row) -> DeadLetter | None:
+    try:
+        return _letter(row)
+    except ValueError as error:
+        log.error("passed over, and still in the store: %s", error)
+        return None
+
+
+def _leased(row: Row, token: str, redrives: int) -> tuple[str, DeadLetter] | Exception:
     try:
         return token, unpack(bytes(row.letter), position=row.position, redrives=redrives)
     except ValueError as error:

@@ -1,7 +1,4 @@
-"""The way back for dead letters: look at them, send them again, throw them away.
-
-A letter is leased, sent, and removed only once it was acknowledged; see `dead_letter`, which has the names.
-"""
+"""The way back for dead letters: one is leased, sent, and removed only once it was acknowledged."""
 
 from __future__ import annotations
 
@@ -9,25 +6,21 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from inspect import isawaitable
-from typing import Any
 
 from cloudevents_kit._arguments import check_callable, check_count, check_flag, check_methods, check_positive
 from cloudevents_kit._clock import Clock, SystemClock
 from cloudevents_kit._contract import Handler, Outcome, Sink, SyncHandler, as_handler, log, name_of, settle
+from cloudevents_kit._dead_letter._reading import Choice, check_store, chooser, letters
 from cloudevents_kit._event import Event
-from cloudevents_kit._filters import Filter
-from cloudevents_kit._letters import DeadLetter, DeadLetterStore, Failure
-from cloudevents_kit._result import Ack, Result, Undelivered
-from cloudevents_kit._tasks import run_bounded, see_through
+from cloudevents_kit._letters import DeadLetter, DeadLetterStore
+from cloudevents_kit._result import Ack, Nack, Result, Undelivered
+from cloudevents_kit._tasks import is_cancelled, run_bounded, see_through
+from cloudevents_kit.stages._calls import called
 
-Choice = Filter | Callable[[DeadLetter], bool]
 Progress = Callable[["Redriven", DeadLetter, Result | None], Awaitable[object] | object]
 
-_PAGE = 100
 _PART_OF_LEASE = 0.9
-_STORE_SECONDS = 10.0
+_STORE_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -59,56 +52,11 @@ class Redriven:
         """Tell it in one line."""
         if self.dry_run:
             return f"dry run: {self.selected} dead letters would be sent again, {self.left_alone} are quarantined"
-        return (
-            f"{self.selected} dead letters: {self.delivered} delivered, {self.failed} failed ({self.quarantined} of "
-            f"them quarantined), {self.overtaken} overtaken, {self.busy} busy, in {self.seconds:.1f} s"
-        )
-
-
-async def letters(
-    store: DeadLetterStore,
-    filter: Choice | None = None,  # noqa: A002 - the word of the Subscriptions API
-) -> AsyncGenerator[DeadLetter]:
-    """Go through the letters of ``store`` in order: all, or those whose event or letter ``filter`` passes."""
-    fits = _chooser(filter)
-    after = 0
-    while page := await store.read(after, _PAGE):
-        for letter in page:
-            after = letter.position
-            if fits(letter):
-                yield letter
-
-
-def _chooser(choice: Choice | None) -> Callable[[DeadLetter], bool]:
-    if choice is None:
-        return lambda _: True
-    if isinstance(choice, Filter):
-        return lambda letter: choice(letter.event)
-    check_callable("filter", choice)
-    return choice
-
-
-async def purge(
-    store: DeadLetterStore, *, older_than: float | None = None, keep: int | None = None, clock: Clock | None = None
-) -> int:
-    """Throw dead letters away, for ever, and return how many; the log has their number.
-
-    Those whose last failure is more than ``older_than`` seconds ago go, and all but the ``keep`` newest. What is being
-    redriven stays.
-    """
-    if older_than is None and keep is None:
-        raise ValueError("purge: needs older_than, keep or both (keep=0 throws everything away)")
-    before = None
-    if older_than is not None:
-        check_positive("older_than", older_than)
-        before = (clock or SystemClock()).now() - timedelta(seconds=older_than)
-    if keep is not None:
-        check_count("keep", keep, least=0)
-    removed = await store.purge(before, keep)
-    rules = [] if older_than is None else [f"last failed more than {older_than:g} s ago"]
-    rules += [] if keep is None else [f"beyond the newest {keep}"]
-    log.warning("purged %d dead letters for good: %s", removed, ", or ".join(rules))
-    return removed
+        told = f"{self.selected} dead letters: {self.delivered} delivered, {self.failed} failed"
+        for name in ("quarantined", "overtaken", "busy", "left_alone", "newer"):
+            if found := getattr(self, name):
+                told += f", {found} {name.replace('_', ' ')}"
+        return f"{told}, in {self.seconds:.1f} s"
 
 
 async def redrive(
@@ -135,11 +83,13 @@ async def redrive(
     Args:
         store: where the letters are.
         filter: which ones: a filter of `cloudevents_kit.filters` for their events, or a function of the letter.
-        to: a sink, or a handler; what went wrong should be mended first. May be left out of a dry run.
+        to: a sink, or a handler; what went wrong should be mended first. A reply goes nowhere but to ``progress``.
+            May be left out of a dry run.
         dry_run: True: only count what would be sent. Nothing is leased, sent or changed.
         rate: letters a second, at most.
         limit: letters to send, at most.
-        attempts: a letter that failed in this many redrives is quarantined: redrives leave it alone.
+        attempts: a letter that fails, and has been in this many redrives, is quarantined: redrives leave it alone. So
+            is, unsent, one that was in so many that came to no end: it may be what crashes them.
         quarantined: True: send quarantined letters, too.
         concurrency: letters on their way at once; with more than 1 they may arrive in another order.
         lease: seconds for which a letter is this redrive's; it gives up on delivering it shortly before.
@@ -149,21 +99,23 @@ async def redrive(
     """
     for name, flag in (("dry_run", dry_run), ("quarantined", quarantined)):
         check_flag(name, flag)
-    for name, number in (("attempts", attempts), ("concurrency", concurrency), ("limit", limit)):
-        if number is not None:
-            check_count(name, number)
+    for name, number in (
+        ("attempts", attempts),
+        ("concurrency", concurrency),
+        ("limit", 1 if limit is None else limit),
+    ):
+        check_count(name, number)
     check_positive("lease", lease)
     if rate is not None:
         check_positive("rate", rate)
     if progress is not None:
         check_callable("progress", progress)
-    check_methods("store", store, "a DeadLetterStore", "add", "read", "lease", "settle", "purge")
+    check_store(store)
     if to is None and not dry_run:
         raise ValueError("to: must be given, or else where would the letters go")
-    run = _Run(store, _way(to), Redriven(dry_run), progress, clock or SystemClock())
-    run.attempts, run.lease = attempts, lease
+    run = _Run(store, _way(to), Redriven(dry_run), progress, clock or SystemClock(), attempts, lease)
     began = run.clock.monotonic()
-    chosen = _select(run, _chooser(filter), None if dry_run else rate, limit, quarantined=quarantined)
+    chosen = _select(run, chooser(filter), None if dry_run else rate, limit, quarantined=quarantined)
     try:
         async with aclosing(chosen), aclosing(run_bounded(chosen, run.take, concurrency)) as ends:
             async for _ in ends:
@@ -179,14 +131,17 @@ _Way = Callable[[Event], Awaitable[tuple[Result, Exception | None]]]
 
 
 def _way(to: Sink | Handler | SyncHandler | None) -> _Way:
-    send: Callable[[Event], Awaitable[Result]] | None = getattr(to, "send", None)
-    if callable(send):
+    if (send := getattr(to, "send", None)) is not None:
+        check_methods("to", to, "a Sink or a handler", "send")
 
         async def by_sink(event: Event) -> tuple[Result, Exception | None]:
-            return await send(event), None
+            result = await called(send, event)
+            if not isinstance(result, Ack | Nack | Undelivered):
+                raise TypeError(f"a sink returned {type(result).__name__}, which is no result")
+            return result, None
 
         return by_sink
-    handler = as_handler(_nowhere if to is None else to)  # type: ignore[arg-type]
+    handler = as_handler(_nowhere if to is None else to)  # type: ignore[arg-type]  # it is no sink
 
     async def by_handler(event: Event) -> tuple[Result, Exception | None]:
         raised: list[Exception] = []
@@ -231,58 +186,75 @@ async def _select(
             yield letter
 
 
+@dataclass(frozen=True, slots=True)
 class _Run:
     """One redrive."""
 
+    store: DeadLetterStore
+    way: _Way
+    report: Redriven
+    progress: Progress | None
+    clock: Clock
     attempts: int
     lease: float
-
-    def __init__(
-        self, store: DeadLetterStore, way: _Way, report: Redriven, progress: Progress | None, clock: Clock
-    ) -> None:
-        self.store, self.report, self.clock = store, report, clock
-        self._way, self._progress = way, progress
 
     async def take(self, letter: DeadLetter) -> None:
         """Send one letter and settle what becomes of it."""
         result: Result | None = None
         if not self.report.dry_run:
             until = asyncio.get_running_loop().time() + self.lease * _PART_OF_LEASE
-            leased = await self.store.lease(letter.id, self.lease)
+            leased = await self._leased(letter.id)
             if leased is None:
                 self.report.busy += 1
                 return
             token, letter = leased
             result = await self._send(token, letter, until)
-        if self._progress is not None:
-            told = self._progress(self.report, letter, result)
-            if isawaitable(told):
-                await told
+        if self.progress is not None:
+            await called(self.progress, self.report, letter, result)
+
+    async def _leased(self, id: str) -> tuple[str, DeadLetter] | None:
+        """Lease a letter; give it back if this is cancelled meanwhile."""
+        found: list[tuple[str, DeadLetter] | None] = []
+
+        async def lease() -> None:
+            found.append(await self.store.lease(id, self.lease))
+
+        try:
+            await see_through(lease(), _STORE_SECONDS, _unsettled)
+        except asyncio.CancelledError:
+            if found and found[0] is not None:
+                await self._give_back(*found[0])
+            raise
+        return found[0]
+
+    async def _give_back(self, token: str, letter: DeadLetter) -> None:
+        """End a lease of which nothing came; that was not the letter's fault."""
+        with suppress(Exception):  # else the lease runs out
+            await self._settle(letter, token, replace(letter, redrives=letter.redrives - 1))
 
     async def _send(self, token: str, letter: DeadLetter, until: float) -> Result:
+        if letter.unended >= self.attempts and not letter.quarantined:
+            told = f"{letter.unended} redrives came to no end"
+            log.warning("redrive: %s, so it is not sent: %s", told, name_of(letter.event))
+            await self._failed(token, letter, replace(letter, possibly_delivered=True))
+            return Undelivered(error=told, possibly_delivered=True)
         began = self.clock.now()
-        raised: Exception | None = None
-        if letter.redrives > self.attempts and not letter.quarantined:  # it was leased so often, and nobody told why
-            result: Result = Undelivered(error="every redrive ended before the letter did", possibly_delivered=True)
-        else:
-            result, raised = await self._try(token, letter, until)
+        result, raised = await self._try(token, letter, until)
         if isinstance(result, Ack):
             await self._delivered(token, letter)
         else:
-            await self._failed(token, letter, raised or result, began)
+            await self._failed(token, letter, letter.redriven(raised or result, began, self.clock.now()))
         return result
 
     async def _try(self, token: str, letter: DeadLetter, until: float) -> tuple[Result, Exception | None]:
         limit = asyncio.timeout_at(until)
         try:
             async with limit:
-                return await self._way(letter.event)
+                return await self.way(letter.event)
         except asyncio.CancelledError as error:
-            task: Any = asyncio.current_task()
-            if not task.cancelling():
+            if not is_cancelled():
                 return Undelivered(error=f"ended as if it had been cancelled ({error})", possibly_delivered=True), None
-            with suppress(Exception):  # else the lease runs out; this was not the letter's fault
-                await self._settle(letter, token, replace(letter, redrives=letter.redrives - 1))
+            await self._give_back(token, letter)
             raise
         except Exception as error:  # noqa: BLE001 - a sink should not raise; this letter failed, the rest may not
             if limit.expired():
@@ -302,9 +274,8 @@ class _Run:
         else:
             self._overtaken(letter)
 
-    async def _failed(self, token: str, letter: DeadLetter, failure: Failure | Exception, began: datetime) -> None:
+    async def _failed(self, token: str, letter: DeadLetter, failed: DeadLetter) -> None:
         quarantined = letter.quarantined or letter.redrives >= self.attempts
-        failed = letter.redriven(failure, began, self.clock.now())
         if not await self._settle(letter, token, replace(failed, quarantined=quarantined)):
             self._overtaken(letter)
             return

@@ -1,0 +1,1 @@
+"""What `cloudevents_kit.dead_letter` is made of."""
