@@ -37,6 +37,15 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
     return value
 
 
+def check_name(name: str, value: object, *, longest: int) -> str:
+    """Return ``value`` if it is text that can be shown, and kept by every database."""
+    check_kind(name, value, str, "a str")
+    text = str(value)
+    if not 0 < len(text) <= longest or not text.isprintable():
+        raise ValueError(f"{name}: must be 1 to {longest} printable characters")
+    return text
+
+
 def check_choice(name: str, value: object, choices: tuple[str, str]) -> None:
     """Take one of two words."""
     if value not in choices:

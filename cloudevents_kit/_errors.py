@@ -9,13 +9,17 @@
     │   ├── DeliveryError                      raised by ``result.raise_for_outcome()``
     │   ├── StageError                         a processing stage failed; its cause is what went wrong
     │   ├── StoreError                         a store cannot be opened, or not be used now
-    │   ├── saga.SagaError                     a saga is stuck: what it did can be neither completed nor taken back
+    │   ├── event_log.Conflict                 a stream is at another version than an append expected
+    │   ├── saga.SagaError                     a saga is stuck: what it did can be neither completed nor taken back; or
+    │   │                                      it is over, and cannot be resumed
     │   ├── cesql.ParseError (also ValueError)     a text is no CloudEvents SQL
     │   ├── filters.FilterError (also ValueError)  a subscription filter breaks a rule
     │   └── stages.RuleError (also ValueError)     a rule, or a set of them, cannot be used
     └── Refusal                                raised by a handler to choose the answer
         ├── Reject                             4xx: never send this event again
-        └── Retry                              503 or alike: send it again
+        ├── Retry                              503 or alike: send it again
+        ├── saga.InDoubt                       raised by a step of which nobody can tell whether it happened
+        └── saga.Wait                          raised by a step that goes on later, or with an event to come
 
 Wrong use of the API is a plain ``TypeError`` or ``ValueError``. Nothing here knows HTTP libraries or events.
 """
@@ -86,11 +90,15 @@ class BindingError(EventError):
 
 
 class DeliveryError(CloudEventsError):
-    """An event was not acknowledged; ``result`` is the Nack or Undelivered that says why."""
+    """An event was not acknowledged; ``result`` is the Nack or Undelivered that says why.
+
+    ``attempts`` is how often it was sent: as the result lists, and before that by an outbox, as far as is known.
+    """
 
     def __init__(self, result: Any, text: str) -> None:
         """Carry ``result``; ``text`` tells it in one line."""
         self.result = result
+        self.attempts = max(1, len(result.attempts))
         super().__init__(text)
 
 
@@ -132,6 +140,13 @@ class StageError(CloudEventsError):
         return StageError((name, *self.path), self.key, elapsed=self.elapsed, kind=self.kind, attempts=self.attempts)
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """Return what is behind ``error``: a `StageError` only says where it happened."""
+    while isinstance(error, StageError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 class StoreError(CloudEventsError):
     """A store cannot be opened, or cannot be used now. The text says what to do, and tells no password.
 
@@ -150,6 +165,16 @@ class Refusal(_Portable):
         self.retryable = retryable
         self.after = after
         super().__init__(reason)
+
+
+def kind_of(error: BaseException) -> str:
+    """Name the type of ``error`` in a report: the kit's own, and Python's, by the name alone."""
+    kind = type(error)
+    if isinstance(error, Refusal) and kind is Refusal:  # of an answer to what was sent on
+        return "Retry" if error.retryable else "Reject"
+    if kind.__module__.partition(".")[0] in {"builtins", "cloudevents_kit"}:
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class Reject(Refusal):

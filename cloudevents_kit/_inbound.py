@@ -33,6 +33,7 @@ from cloudevents_kit._errors import BindingError, EventError
 from cloudevents_kit._event import Event
 from cloudevents_kit._lifecycle import Lifecycle
 from cloudevents_kit._result import Nack, Result
+from cloudevents_kit._tasks import is_cancelled
 
 ALLOW: Final = {"Allow": "POST"}
 ALLOW_PROBE: Final = {"Allow": "GET, HEAD"}
@@ -249,8 +250,7 @@ class Inbound:
         waiting = zip(events, settled, strict=True)
 
         async def settle_some() -> None:
-            task: Any = asyncio.current_task()
-            for event, result in takewhile(lambda _: not task.cancelling(), waiting):  # a handler may end all the same
+            for event, result in takewhile(lambda _: not is_cancelled(), waiting):  # a handler may end all the same
                 try:
                     await settle_each(self._handler, (event,), result, headers)
                 except asyncio.CancelledError as error:
@@ -287,8 +287,7 @@ class Inbound:
 
 def _stray(error: asyncio.CancelledError) -> Nack:
     """Return the result of a handler that let out the cancellation of something else; raise the request's own."""
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
+    if is_cancelled():
         raise error
     log.error("a handler ended as if it had been cancelled", exc_info=error)
     return _FAILED

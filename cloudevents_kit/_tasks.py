@@ -11,6 +11,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def is_cancelled() -> bool:
+    """Tell whether somebody has cancelled the current task; if not, a CancelledError is that of something it awaits."""
+    task: Any = asyncio.current_task()
+    return bool(task.cancelling())
+
+
 class Tasks:
     """Background tasks with an owner: held, their errors reported, ended with `close`."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -178,10 +179,10 @@ class Router:
         return None
 
 
-def bind(function: Callable[..., Any]) -> Handler:
+def bind(function: Callable[..., Any], threads: Executor | None = None) -> Handler:
     """Make a handler of ``function``: with a second parameter it gets the data, decoded into the annotated type.
 
-    Parameters that have a default are left alone.
+    Parameters that have a default are left alone. A plain function runs in ``threads``, by default those of the loop.
     """
     check_callable("handler", function)
     every = inspect.signature(function).parameters.values()
@@ -194,13 +195,13 @@ def bind(function: Callable[..., Any]) -> Handler:
         raise TypeError(f"{_name(function)}: mark methods with cloudevents_kit.on, then include(...) the object")
     _check_first(function, parameters[0].name)
     if len(needed) < 2:
-        return as_handler(function)
+        return as_handler(function, threads)
     kind = _annotation(function, parameters[1].name)
     if is_async(function):
         typed: Any = lambda event: function(event, event.as_type(kind))  # noqa: E731 - it gets a mark
         typed.is_async_handler = True  # whoever wraps it must not run it in a thread
         return typed  # type: ignore[no-any-return]
-    return as_handler(lambda event: function(event, event.as_type(kind)))
+    return as_handler(lambda event: function(event, event.as_type(kind)), threads)
 
 
 def _annotation(function: Callable[..., Any], name: str) -> Any:

@@ -117,7 +117,7 @@ class Sender:
             concurrency=concurrency,
         )
         self.concurrency = concurrency
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._max_batch_bytes = max_batch_bytes
         self._inherit = inherit
 
@@ -125,6 +125,11 @@ class Sender:
     def url(self) -> str:
         """Where events go, as it was given: it may hold secrets."""
         return self._url
+
+    @property
+    def is_open(self) -> bool:
+        """Whether events can be sent; if not, each is `Undelivered` as ``closed``."""
+        return self._client.is_open
 
     async def __aenter__(self) -> Self:
         """Open the pool."""
@@ -178,10 +183,10 @@ class Sender:
         Events that the peer took are not sent again when others of their batch are. Raises ValueError unless
         ``max_batch`` is set: batches must not be sent to a destination that did not ask for them (HTTP binding, 3).
         """
-        if self._max_batch is None:
+        if self.max_batch is None:
             raise ValueError("max_batch: is not set; set it for a destination that has asked for batches")
         _batching.check_many(events)
-        batches, results = _batching.split(events, self._own, self._max_batch, self._max_batch_bytes)
+        batches, results = _batching.split(events, self._own, self.max_batch, self._max_batch_bytes)
         async for _ in run_bounded(batches, lambda batch: self._deliver_batch(batch, headers), self.concurrency):
             pass
         for batch in batches:

@@ -88,6 +88,28 @@ def test_the_index_leads_to_every_page() -> None:
     assert {link.partition("#")[0] for link in index.links} == {page.path.name for page in PAGES[1:]} - {"index.md"}
 
 
+def test_the_index_tells_every_example() -> None:
+    index = Page(ROOT / "docs" / "index.md")
+    recipes = [row[2].strip("`") for row in index.table("problem")]
+    others = [row[0].strip("`") for row in index.table("example")]
+    assert {*recipes}.isdisjoint(others)
+    assert {*recipes, *others} == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+
+
+def test_the_guarantees_name_tests_that_the_command_there_runs() -> None:
+    page = Page(ROOT / "docs" / "guarantees.md")
+    named = {name for row in page.table("pattern") for name in re.findall(r"`(\w+\.py)`", row[3])}
+    assert {f"{name}.py" for name in ("test_outbox_crash", "test_saga_crash")} < named
+    (command,) = [block.body for block in page.blocks if block.language == "console"]
+    assert command.startswith("KILLS=200 ")
+    words = re.findall(r"\w+", command.partition('-k "')[2])
+    for name in named:
+        code = (ROOT / "tests" / "stores" / name).read_text("utf-8")
+        assert any(word in name or re.search(rf"def test_\w*{word}", code) for word in words), name
+    kills = {path.name for path in (ROOT / "tests" / "stores").glob("test_*.py") if "KILLS" in path.read_text("utf-8")}
+    assert kills <= named
+
+
 def test_every_program_that_a_page_names_exists() -> None:
     named = {name for page in PAGES for name in re.findall(r"examples/\w+\.py", page.text)}
     assert named >= {"examples/quickstart.py", "examples/send.py", "examples/receive.py", "examples/request_reply.py"}

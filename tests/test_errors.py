@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 
 import cloudevents_kit
@@ -22,7 +23,8 @@ from cloudevents_kit import (
     Undelivered,
     _errors,
 )
-from cloudevents_kit._errors import RETRYABLE_4XX, BindingError, Refusal, UnsupportedVersion
+from cloudevents_kit._errors import RETRYABLE_4XX, BindingError, Refusal, UnsupportedVersion, kind_of
+from cloudevents_kit.saga import SagaError
 
 
 def blamed() -> EventError:
@@ -85,6 +87,22 @@ def test_everything_that_is_raised_about_events_has_the_one_exported_root() -> N
 )
 def test_an_error_is_one_line(error: Exception, text: str) -> None:
     assert str(error) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (SagaError("is stuck"), "SagaError"),
+        (OSError(), "OSError"),
+        (Refusal("no money", 422, retryable=False), "Reject"),
+        (Refusal("busy", 503, retryable=True), "Retry"),
+        (Reject("no"), "Reject"),
+        (msgspec.DecodeError(), "msgspec.DecodeError"),
+    ],
+    ids=repr,
+)
+def test_a_report_names_errors_as_users_know_them(error: Exception, name: str) -> None:
+    assert kind_of(error) == name
 
 
 def duplicates(error: Exception) -> Iterator[Any]:

@@ -63,7 +63,7 @@ PARCELS
   -> 10 acknowledged, the others [429, 429]
 
 What the stages counted:
-  deduplicate      {'duplicate': 1}
+  deduplicate      {'duplicate': 1, 'handed_over': 1}
   on_error         {'propagated': 3, 'handed_over': 1}
   rate_limit       {'refused': 2}
   rule_filter      {'refused': 1, 'routed': 2}

@@ -35,12 +35,20 @@ BY_PATH = {
         "DeadLetter", "DeadLetterSink", "DeadLetterStore", "Forwarder", "Redriven", "Tried", "dead_letters",
         "forwarded", "keeper", "letters", "purge", "redrive",
     },
+    "event_log": {
+        "Appended", "Checkpoint", "CheckpointStore", "Condition", "Conflict", "EventLog", "EventLogStore", "Folded",
+        "Inline", "Lag", "Projection", "Recorded", "Replayed", "Snapshot", "SnapshotStore", "Status", "Unhandled",
+        "Work", "age", "all_of", "any_of", "count", "current_connection", "current_record",
+    },
     "filters": {
         "MAX_DEPTH", "MAX_FILTERS", "Filter", "FilterError", "all_of", "any_of", "exact", "from_json", "not_", "prefix",
         "sql", "suffix",
     },
-    "outbox": {"DeadLetter", "Lag", "Outbox", "OutboxStore"},
-    "pubsub": {"FanOut", "PartialAck", "Published", "Queued", "Quorum", "Subscription", "Unsent", "quorum"},
+    "outbox": {"Lag", "Outbox", "OutboxStore"},
+    "pubsub": {
+        "DurableFanOut", "FanOut", "Lag", "PartialAck", "Published", "Queued", "Quorum", "Subscription", "Unsent",
+        "quorum",
+    },
     "receiver": {"Receiver"},
     "request_reply": {"Requests"},
     "router": {"Pattern", "Router", "bind", "on"},
@@ -61,10 +69,17 @@ BY_PATH = {
     },
     "stores": {"Store", "StoreError", "open_store"},
     "stores.memory": {"MemoryDedupeStore", "MemoryQueueStore", "MemoryWindowStore"},
+    "stores.memory_cache": {"MemoryCache"},
     "stores.memory_dead_letters": {"MemoryDeadLetterStore"},
+    "stores.memory_event_log": {"MemoryEventLogStore"},
     "stores.memory_journal": {"MemoryJournal"},
     "stores.memory_outbox": {"MemoryOutboxStore"},
+    "stores.redis": {"RedisStore"},
     "stores.sql": {"SqlStore"},
+    "testing": {
+        "DeadLetterStoreConformance", "DedupeStoreConformance", "EventLogStoreConformance", "JournalConformance",
+        "OutboxStoreConformance", "QueueStoreConformance", "SharedCacheConformance", "WindowStoreConformance",
+    },
 }  # fmt: skip
 #: Every method and property of the classes that most programs use.
 MEMBERS = {
@@ -82,7 +97,7 @@ MEMBERS = {
         "retry_possibly_delivered", "retryable", "seed", "statuses",
     },
     "Router": {"branches", "include", "is_async_handler", "on"},
-    "Sender": {"close", "request", "send", "send_all", "send_batch", "url"},
+    "Sender": {"close", "is_open", "request", "send", "send_all", "send_batch", "url"},
     "HandlerSink": {"send"},
 }  # fmt: skip
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -182,7 +197,7 @@ def test_every_name_of_a_module_is_described(name: str) -> None:
 def check_described(thing: Any) -> None:
     """Fail for a class or function without a docstring; the others are types made of types, and constants."""
     if inspect.isclass(thing):
-        members = {name: one for name, one in vars(thing).items() if not name.startswith("_")}
+        members = {name: one for name, one in vars(thing).items() if not name.startswith(("_", "test_"))}
         undescribed = [
             name for name, one in members.items() if _is_code(one) and not inspect.getdoc(getattr(thing, name))
         ]
@@ -220,13 +235,18 @@ def test_the_changelog_begins_with_what_is_not_released_yet() -> None:
 
 
 def test_what_the_package_imports_is_what_it_depends_on() -> None:
-    """Only the stores of SQL need an extra; no dependency is left over, but for the one that tracing will use."""
+    """Only SQL, Redis and the suites need an extra; nothing is left over, but what tracing will use."""
     needed = {re.split(r"[<>=;\[ ]", one, maxsplit=1)[0].replace("-", "_") for one in PROJECT["dependencies"]}
     root = Path(str(files(cloudevents_kit)))
     of_sql = {*(root / "stores" / "sql").glob("*.py")}
+    of_redis = {*(root / "stores" / "redis").glob("*.py")}
+    of_testing = {*(root / "testing").glob("*.py")}
+    of_core = imported({*root.rglob("*.py")} - of_sql - of_redis - of_testing)
     used_if_there, part_of_aiohttp = {"pydantic"}, {"yarl"}
-    assert imported({*root.rglob("*.py")} - of_sql) - used_if_there - part_of_aiohttp == needed - {"opentelemetry_api"}
-    assert imported(of_sql) == {"sqlalchemy"}
+    assert of_core - used_if_there - part_of_aiohttp == needed - {"opentelemetry_api"}
+    assert imported(of_sql) == {"aiosqlite", "sqlalchemy"}
+    assert imported(of_redis) == {"redis", "msgspec"}
+    assert imported(of_testing) == {"pytest"}
 
 
 def imported(paths: Iterable[Path]) -> set[str]:
@@ -256,7 +276,7 @@ def test_an_import_loads_nothing_that_is_not_needed_yet() -> None:
     found = loaded("import cloudevents_kit")
     assert "msgspec" in found
     heavy = {"aiohttp", "asyncio", "cloudevents", "email", "http", "opentelemetry", "pydantic", "ssl", "tenacity"}
-    assert found & heavy == set()
+    assert found & (heavy | {"pytest", "redis", "sqlalchemy"}) == set()
 
 
 @pytest.mark.parametrize(
@@ -282,6 +302,15 @@ def test_aiohttp_is_loaded_with_the_first_name_that_needs_it(name: str) -> None:
 def test_stages_need_no_network_and_no_extra() -> None:
     found = loaded("from cloudevents_kit import stages; stages.rule_filter([]), stages.deduplicate(), stages.retry()")
     assert found & {"aiohttp", "opentelemetry", "tenacity", "pydantic", "cloudevents", "re2"} == set()
+
+
+def test_stores_need_no_package_of_another_kind_and_none_for_the_memory() -> None:
+    packages = {"aiohttp", "aiosqlite", "asyncpg", "pytest", "redis", "sqlalchemy"}
+    opened = "from cloudevents_kit.stores import open_store; open_store({!r})".format
+    assert loaded(opened("memory:")) & packages == set()
+    assert loaded(opened("redis://host")) & packages == {"redis"}
+    assert loaded(opened("sqlite:///x.db")) & packages == {"aiosqlite", "sqlalchemy"}
+    assert loaded("import cloudevents_kit.testing") & packages == set()
 
 
 def test_an_asgi_application_needs_no_aiohttp() -> None:

@@ -21,6 +21,9 @@ _SCHEMES = {
     "memory": ("_in_memory", ()),
     "sqlite": ("sql", (("sqlalchemy", "sql"), ("greenlet", "sql"), ("aiosqlite", "sql"))),
     "postgresql": ("sql", (("sqlalchemy", "sql"), ("greenlet", "sql"), ("asyncpg", "postgres"))),
+    "redis": ("redis", (("redis", "redis"),)),
+    "rediss": ("redis", (("redis", "redis"),)),
+    "unix": ("redis", (("redis", "redis"),)),
 }
 
 
@@ -29,11 +32,12 @@ def open_store(url: str, *, patience: float = 10.0) -> Store:
 
     Opening makes the tables that are missing, and proves that they can be written. Raises StoreError, here or there,
     which says what to do: for an unknown scheme, a missing package, a database that is newer than this release,
-    damaged, read-only, locked or out of reach.
+    damaged, read-only, locked or out of reach, or a Redis server that forgets things when it is full.
 
     Args:
-        url: ``sqlite:///events.db`` (four slashes for an absolute path), ``postgresql://user:password@host/database``
-            or ``memory:``, which forgets everything when the process ends.
+        url: ``sqlite:///events.db`` (four slashes for an absolute path), ``postgresql://user:password@host/database``,
+            ``redis://user:password@host:6379/0`` (``rediss:`` by TLS, ``unix:///run/valkey.sock?db=0`` for a socket;
+            not all kinds of store) or ``memory:``, which forgets everything when the process ends.
         patience: seconds to wait for a database that is locked or out of reach, in every call, before it fails.
     """
     check_kind("url", url, str, "a str such as sqlite:///events.db")

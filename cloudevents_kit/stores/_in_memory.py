@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from cloudevents_kit._errors import StoreError
-from cloudevents_kit.stores._store import Scope, Store
+from cloudevents_kit.stores._store import Scope, Store, check_scope
 from cloudevents_kit.stores.memory import MemoryDedupeStore, MemoryQueueStore, MemoryWindowStore
+from cloudevents_kit.stores.memory_cache import MemoryCache
 from cloudevents_kit.stores.memory_dead_letters import MemoryDeadLetterStore
+from cloudevents_kit.stores.memory_event_log import MemoryEventLogStore
 from cloudevents_kit.stores.memory_journal import MemoryJournal
 from cloudevents_kit.stores.memory_outbox import MemoryOutboxStore
 
@@ -16,10 +18,12 @@ class _MemoryScope(Scope):
     def __init__(self) -> None:
         self._deduplication = MemoryDedupeStore()
         self._windows = MemoryWindowStore()
+        self._cache = MemoryCache()
         self._queue = MemoryQueueStore()
         self._dead_letters = MemoryDeadLetterStore()
         self._sagas = MemoryJournal()
         self._outbox = MemoryOutboxStore()
+        self._event_log = MemoryEventLogStore()
 
     @property
     def deduplication(self) -> MemoryDedupeStore:
@@ -28,6 +32,10 @@ class _MemoryScope(Scope):
     @property
     def windows(self) -> MemoryWindowStore:
         return self._windows
+
+    @property
+    def cache(self) -> MemoryCache:
+        return self._cache
 
     @property
     def queue(self) -> MemoryQueueStore:
@@ -45,6 +53,10 @@ class _MemoryScope(Scope):
     def outbox(self) -> MemoryOutboxStore:
         return self._outbox
 
+    @property
+    def event_log(self) -> MemoryEventLogStore:
+        return self._event_log
+
 
 class MemoryStore(_MemoryScope, Store):
     """Keeps everything in this process."""
@@ -56,7 +68,10 @@ class MemoryStore(_MemoryScope, Store):
 
     def scoped(self, name: str) -> Scope:
         """See `Store.scoped`."""
-        return self._scopes.setdefault(name, _MemoryScope())
+        check_scope(name)
+        if name not in self._scopes:
+            self._scopes[name] = _MemoryScope()
+        return self._scopes[name]
 
 
 def make(url: str, *, patience: float) -> MemoryStore:  # noqa: ARG001 - there is nothing to wait for

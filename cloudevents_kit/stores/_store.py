@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, NoReturn, Self
 
+from cloudevents_kit._arguments import check_kind
 from cloudevents_kit._errors import StoreError
 
 if TYPE_CHECKING:
     from cloudevents_kit.dead_letter import DeadLetterStore
+    from cloudevents_kit.event_log import EventLogStore
     from cloudevents_kit.outbox import OutboxStore
     from cloudevents_kit.saga import Journal
-    from cloudevents_kit.stages import DedupeStore, QueueStore, WindowStore
+    from cloudevents_kit.stages import DedupeStore, QueueStore, SharedCache, WindowStore
 
 
 class Scope:
@@ -34,6 +36,11 @@ class Scope:
         self._lacks("windows")
 
     @property
+    def cache(self) -> SharedCache:
+        """For `stages.Cached`; those of different names may share it."""
+        self._lacks("cache", "Redis and, for tests, the memory do")
+
+    @property
     def queue(self) -> QueueStore:
         """For `stages.queue`."""
         self._lacks("queue")
@@ -53,8 +60,13 @@ class Scope:
         """For `outbox`; any number of processes may relay it."""
         self._lacks("outbox")
 
-    def _lacks(self, what: str) -> NoReturn:
-        raise StoreError(f"{what}: {self.kind} does not keep it (SQLite and PostgreSQL do)")
+    @property
+    def event_log(self) -> EventLogStore:
+        """For `event_log`; any number of processes may append and read."""
+        self._lacks("event log")
+
+    def _lacks(self, what: str, others: str = "SQLite and PostgreSQL do") -> NoReturn:
+        raise StoreError(f"{what}: {self.kind} does not keep it ({others})")
 
 
 class Store(Scope, AbstractAsyncContextManager["Store"]):
@@ -70,6 +82,13 @@ class Store(Scope, AbstractAsyncContextManager["Store"]):
     def scoped(self, name: str) -> Scope:
         """Return stores that keep apart from others what they keep under ``name``, in the same database.
 
-        The scope is open while this store is.
+        The scope is open while this store is. Raises TypeError or ValueError for what is no name.
         """
         raise NotImplementedError(name)
+
+
+def check_scope(name: str) -> None:
+    """Raise TypeError or ValueError unless ``name`` is one for `Store.scoped`."""
+    check_kind("name", name, str, "a str")
+    if not name:
+        raise ValueError("name: must not be empty (what has no scope is in the store itself)")

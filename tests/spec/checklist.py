@@ -26,6 +26,7 @@ SECTIONS = {
     "BA": 9,  # HTTP, batches
     "RR": 15,  # requests and responses
     "RT": 10,  # retries
+    "DL": 8,  # dead letters
     "SD": 7,  # what an SDK offers
     "CQ": 27,  # CloudEvents SQL
     "SF": 14,  # subscription filters, and the manager of subscriptions
@@ -54,7 +55,6 @@ LATER = {
     "decision 0.5": "the webhook handshake: when the allowed rate is sent",
     **dict.fromkeys(rows("decision 0.", 11, 12), "the NATS binding"),
     "decision 0.13": "the subscriptions API",
-    "decision 0.14": "dead letters: how error data is written into an event",
     "SF-10": "not ours: the API of a manager of subscriptions; filters are what is here of it",
     "SF-11": "not ours: as SF-10, source and types of a subscription are for the producer",
     "SF-12": "not ours: as SF-10, there are no secrets to show",
@@ -92,13 +92,16 @@ DECIDED = {
     "BA-08": "batches are split by count and bytes; an event that is too large travels alone",
     "RR-02": "204 when handled, 202 when stored, never an empty 200",
     "RR-06": "a handler runs to its end also when the peer has left",
-    "RR-07": "a duplicate is handled like the first; nothing yet tells duplicates apart",
+    "RR-07": "a duplicate is handled like the first, unless the stage deduplicate stands in front",
     "RR-08": "Reject 422, Retry 503 or 429, a time limit 503, anything else 500",
     "RR-09": "a reply that nobody asked for is sent, and accepted",
     "RR-10": "OPTIONS is answered 405 with Allow; the sender never asks with it",
     "RR-14": "a coding that is not understood is 415 with Accept-Encoding",
     "RT-05": "dates are compared with the local clock",
-    "RT-08": "limits on what is in flight, back-pressure and pauses; no circuit breaker yet",
+    "RT-08": "limits on what is in flight, back-pressure and pauses; a circuit breaker is a stage",
+    "DL-03": "no error data at all if there is no reason",
+    "DL-04": "as Knative has it: 500, and the reason after dispatch error:",
+    "DL-06": "the mode is that of the sink it is forwarded to",
     "RT-10": "a 2xx whose body is cut off: an Ack of send, Undelivered of request",
     "18-10": "as EM-05: 400",
     "18-20": "an unterminated quoted string is refused",
@@ -136,6 +139,7 @@ DECIDED = {
     "decision 0.8": "any case is taken; attributes are looked up in lower case",
     "decision 0.9": "a sign after a value is an operator: 4-1 is 3",
     "decision 0.10": "false and a missingAttribute error",
+    "decision 0.14": "base64, cut after 1024 characters; left out if there is no reason",
     "decision 0.15": "as EM-11",
     "decision 0.16": "as TS-14",
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NUMBER = re.compile(r"\b((?:EM|TS|EX|JF|HB|HS|BA|RR|RT|SD|CQ|SF)-\d\d|18-\d{1,3}|18\.1-[a-z]|decision 0\.\d{1,2})\b")
+NUMBER = re.compile(r"\b((?:EM|TS|EX|JF|HB|HS|BA|RR|RT|DL|SD|CQ|SF)-\d\d|18-\d{1,3}|18\.1-[a-z]|decision 0\.\d{1,2})\b")
 
 
 def carried_here() -> dict[str, set[str]]:

@@ -309,6 +309,31 @@ TESTED: dict[str, tuple[str, ...]] = {
         "test_responses.py::test_a_peer_that_is_lost_after_its_headers_has_accepted_but_not_replied",
         TRUTH_TABLE,
     ),
+    # Dead letters
+    "DL-01": (
+        "../test_dead_letter.py::test_what_is_forwarded_has_the_extensions_of_knative_and_is_the_same_event",
+        "../test_dead_letter_sink.py::test_real_retries_that_are_used_up_are_one_letter",
+    ),
+    "DL-02": ("../test_dead_letter.py::test_the_code_is_an_integer_in_json_and_text_in_a_header",),
+    "DL-03": (
+        "../test_dead_letter.py::test_the_data_is_cut_after_1024_characters_of_base64",
+        "../test_dead_letter.py::test_what_there_is_not_is_left_out",
+    ),
+    "DL-04": ("../test_dead_letter.py::test_no_answer_is_told_as_500_with_the_error",),
+    "DL-05": (
+        "../test_dead_letter.py::test_a_destination_tells_no_secret",
+        "../test_dead_letter_sink.py::test_a_refusal_is_a_letter_and_its_caller_still_gets_the_refusal",
+    ),
+    "DL-06": ("../test_dead_letter.py::test_what_is_forwarded_has_the_extensions_of_knative_and_is_the_same_event",),
+    "DL-07": (
+        "../test_dead_letter.py::test_what_is_forwarded_has_the_extensions_of_knative_and_is_the_same_event",
+        "../test_dead_letter.py::test_what_there_is_not_is_left_out",
+        "../test_dead_letter.py::test_letters_can_be_forwarded_to_another_sink_instead",
+        "../test_dead_letter_sink.py::test_a_store_that_fails_is_told_with_the_result_and_in_the_log",
+    ),
+    "DL-08": (
+        "../test_dead_letter.py::test_a_reply_that_cannot_be_passed_on_makes_a_letter_of_the_event_with_where_the_reply_should_go",
+    ),
     # SDK
     "SD-01": (
         "test_sdk.py::test_an_event_is_composed_sent_received_and_read",
@@ -488,6 +513,7 @@ TESTED: dict[str, tuple[str, ...]] = {
     "decision 0.8": ("test_cesql_words.py::test_the_case_of_a_name_does_not_matter",),
     "decision 0.9": ("test_cesql_words.py::test_a_sign_after_a_value_is_an_operator",),
     "decision 0.10": ("test_cesql.py::test_a_missing_attribute_is_an_error_and_a_zero_of_the_type",),
+    "decision 0.14": ("../test_dead_letter.py::test_the_data_is_cut_after_1024_characters_of_base64",),
     "decision 0.15": ("test_event_model.py::test_a_dataschema_is_an_absolute_uri",),
     "decision 0.16": (
         "test_type_system.py::test_a_leap_second_is_kept_as_text_and_read_as_the_last_microsecond_before_it",

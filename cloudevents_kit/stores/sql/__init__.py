@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Self
 
-from cloudevents_kit._arguments import check_kind
 from cloudevents_kit.stages._memo import safe_key
-from cloudevents_kit.stores._store import Scope, Store
-from cloudevents_kit.stores.sql import _dead_letters, _deduplicate, _journal, _outbox, _queue, _windows
+from cloudevents_kit.stores._store import Scope, Store, check_scope
+from cloudevents_kit.stores.sql import _dead_letters, _deduplicate, _event_log, _journal, _outbox, _queue, _windows
 from cloudevents_kit.stores.sql._dead_letters import SqlDeadLetterStore
 from cloudevents_kit.stores.sql._deduplicate import SqlDedupeStore
 from cloudevents_kit.stores.sql._engine import Database
+from cloudevents_kit.stores.sql._event_log import SqlEventLogStore
 from cloudevents_kit.stores.sql._group import Lanes
 from cloudevents_kit.stores.sql._journal import SqlJournal
 from cloudevents_kit.stores.sql._outbox import SqlOutboxStore
@@ -26,7 +26,15 @@ from cloudevents_kit.stores.sql._windows import SqlWindowStore
 __all__ = ["SqlStore"]
 
 #: What makes the tables, in the order of releases: only ever add to its end.
-STEPS = (_deduplicate.STEP, _windows.STEP, _queue.STEP, _dead_letters.STEP, _journal.STEP, _outbox.STEP)
+STEPS = (
+    _deduplicate.STEP,
+    _windows.STEP,
+    _queue.STEP,
+    _dead_letters.STEP,
+    _journal.STEP,
+    _outbox.STEP,
+    _event_log.STEP,
+)
 
 
 class _SqlScope(Scope):
@@ -60,6 +68,10 @@ class _SqlScope(Scope):
     def outbox(self) -> SqlOutboxStore:
         return SqlOutboxStore(self._lanes["outbox"], self._scope)
 
+    @cached_property
+    def event_log(self) -> SqlEventLogStore:
+        return SqlEventLogStore(self._lanes["event_log"], self._scope)
+
 
 class SqlStore(_SqlScope, Store):
     """Keeps everything in a database. Use `open_store`."""
@@ -72,7 +84,7 @@ class SqlStore(_SqlScope, Store):
 
     def scoped(self, name: str) -> Scope:
         """See `Store.scoped`."""
-        check_kind("name", name, str, "a str")
+        check_scope(name)
         if name not in self._scopes:
             self._scopes[name] = _SqlScope(self._lanes, safe_key(name))
         return self._scopes[name]
@@ -81,11 +93,11 @@ class SqlStore(_SqlScope, Store):
         """Open it, and make the tables that are missing. Raises StoreError."""
         name = self._database.name
         await self._database.open(lambda connection: connection.run_sync(migrate, STEPS, name))
-        self._lanes.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Write what waits to be written, and close the connections."""
+        self._database.shut()
         try:
             await self._lanes.close()
         finally:
