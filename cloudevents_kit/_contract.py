@@ -261,9 +261,14 @@ def _note(current: list[Any], event: Event, number: int) -> None:
 
 def was_handed_off(event: Event, since: int) -> bool:
     """Tell whether ``event``, which is being handled here, was handed off when there had been ``since`` handovers."""
-    current = _current.get()
-    number: int = current[2] if current[0] is not None else _unsettled.get(event.key, 0)
-    return number > since
+    noted: int = _current.get()[2]
+    return max(noted, _unsettled.get(event.key, 0)) > since  # a batch settles its events in a context of its own
+
+
+def detach() -> None:
+    """Let what becomes of the event from here on, beside its handling, not count as what becomes of it."""
+    event, headers, _ = _current.get()
+    _current.set([event, headers, 0])
 
 
 def acknowledge(outcome: object, event: Event) -> Result:

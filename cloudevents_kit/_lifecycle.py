@@ -16,12 +16,17 @@ from typing import Any
 
 def links(thing: object) -> Mapping[str, object]:
     """Return what ``thing`` hands events to, by name: nothing for the end of a chain."""
-    if hasattr(thing, "stage") and hasattr(thing, "call_next"):
+    if hasattr(thing, "stage") and hasattr(thing, "call_next") and not _answers_to_all(thing):
         return {"stage": thing.stage, "call_next": thing.call_next}
     if hasattr(thing, "__wrapped__"):
         return {"handler": thing.__wrapped__}
     found: Any = getattr(thing, "branches", None)
     return found if isinstance(found, Mapping) else {}
+
+
+def _answers_to_all(thing: object) -> bool:
+    """Tell whether ``thing`` has every attribute that it is asked for, and so no end, as mocks do."""
+    return inspect.getattr_static(thing, "call_next", None) is None
 
 
 def walk(*things: object) -> Iterator[object]:

@@ -65,12 +65,12 @@ def _forget(store: int, user: int) -> None:
 
 def end_of(handler: Any) -> Any:
     """Return what an event reaches last that goes to ``handler``, as far as there is only one way."""
-    while True:
+    seen: set[int] = set()
+    while id(handler) not in seen:  # sinks may name each other
+        seen.add(id(handler))
         found = links(handler)
-        further = next((found[name] for name in ("call_next", "handler", "sink") if name in found), None)
-        if further is None:
-            return handler
-        handler = further
+        handler = next((found[name] for name in ("call_next", "handler", "sink") if name in found), handler)
+    return handler
 
 
 def _identity(end: Any) -> object:

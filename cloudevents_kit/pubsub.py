@@ -26,7 +26,7 @@ from cloudevents_kit._arguments import (
     check_positive,
 )
 from cloudevents_kit._clock import Clock, SystemClock
-from cloudevents_kit._contract import log, name_of
+from cloudevents_kit._contract import detach, log, name_of
 from cloudevents_kit._correlation import inherit as inherit_from_current
 from cloudevents_kit._errors import EventError
 from cloudevents_kit._event import Event
@@ -216,6 +216,7 @@ class FanOut(Subscribers):
 
     async def _finish(self, publication: Publication, delivery: Delivery) -> None:
         fate.set(None)
+        detach()
         try:
             publication.results[delivery.line.name] = await delivery.run(patient=True)
         finally:

@@ -2,10 +2,12 @@
 
 import gc
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
-from cloudevents_kit import Event, HandlerSink, forward, stages, wrap
+from cloudevents_kit import Ack, Event, HandlerSink, Result, forward, stages, wrap
+from cloudevents_kit._lifecycle import walk
 from cloudevents_kit._sharing import _uses
 from cloudevents_kit.pubsub import FanOut, Subscription
 from cloudevents_kit.stages import count, sum_of
@@ -72,6 +74,25 @@ async def test_those_that_do_the_same_may_share_a_store(caplog: pytest.LogCaptur
 
 
 FANS = FanOut([])
+
+
+class Bus:
+    """A sink that names what it hands events to."""
+
+    def __init__(self) -> None:
+        self.branches: dict[str, object] = {}
+
+    async def send(self, event: Event) -> Result:
+        return Ack()
+
+
+def test_chains_without_an_end_are_walked_all_the_same() -> None:
+    """Two sinks that name each other, and a mock, which has whatever it is asked for."""
+    one, other = Bus(), Bus()
+    one.branches, other.branches = {"sink": other}, {"sink": one}
+    for handler in (forward(one), AsyncMock(return_value=None)):
+        chain = wrap(handler, stages.deduplicate(open_store("memory:").deduplication))
+        assert len([*walk(chain)]) < 10
 
 
 async def test_one_after_the_other_may_too_and_nothing_is_kept(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal
 
 from cloudevents_kit._arguments import check_callable, check_choice, check_count, check_not_negative
-from cloudevents_kit._contract import Handler, Outcome, log, name_of, settle
+from cloudevents_kit._contract import Handler, Outcome, detach, log, name_of, settle
 from cloudevents_kit._event import Event
 from cloudevents_kit._result import Nack, Result
 from cloudevents_kit._tasks import Tasks, is_cancelled
@@ -112,6 +112,7 @@ class _Background(Holding):
 
     async def _work(self, event: Event) -> None:
         fate.set(None)  # what becomes of the event here is not what becomes of it
+        detach()
         try:
             result = await settle(self._handler, event)
         except asyncio.CancelledError:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeGuard
 
 from cloudevents_kit._arguments import check_callable, check_count, check_not_negative, check_positive
 from cloudevents_kit._clock import Clock, SystemClock
-from cloudevents_kit._contract import Handler, Outcome, log, name_of, request_headers, verdict
+from cloudevents_kit._contract import Handler, Outcome, current_event, hand_off, log, name_of, request_headers, verdict
 from cloudevents_kit._event import Event
 from cloudevents_kit.stages._calls import called, check_plain
 from cloudevents_kit.stages._keys import Key, key_of, order_key
@@ -321,6 +321,7 @@ class Order(Stage):
             raise self.failure(both, event, began) from both
         log.warning("stage %s: failed and handed over: %s", self.name, name_of(event), exc_info=error)
         self.note("dead_lettered")
+        hand_off(current_event() or event)
         return None
 
     def _refusal(self, why: str, status: int) -> Withheld:

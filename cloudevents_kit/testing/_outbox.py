@@ -185,6 +185,19 @@ class OutboxStoreConformance(Timed):
         await store.settle(dict.fromkeys(tokens.values()))
         assert await store.lag() == (0, 0.0, 0)
 
+    async def test_neither_events_with_a_key_nor_those_without_keep_the_others_from_being_leased(
+        self, store: OutboxStore
+    ) -> None:
+        """Wherever one event is leased at a time, and each of them fails."""
+        await add(store, "a", "b", "c", "d")
+        await add(store, "k", key="k")
+        found: list[str] = []
+        for failed in range(1, 11):
+            [(token, event, *_)] = await store.lease(1, 10 * self.tick)
+            found.append(event.id)
+            await store.settle({token: (failed, 0.0)})
+        assert {*found} == {*"abcdk"}
+
     async def test_when_it_is_cleared_nothing_is_left_whoever_has_leased_it(self, store: OutboxStore) -> None:
         await add(store, "a", "b", "c")
         await add(store, "k1", "k2", key="k")

@@ -82,6 +82,47 @@ async def nothing(event: Event) -> None:
     pass
 
 
+async def test_what_a_line_or_a_batch_has_handed_over_is_not_done_either() -> None:
+    """A batch does its work in a context of its own."""
+    kept = MemoryDeadLetterStore()
+
+    def line(handler: Handler) -> Any:
+        return wrap(handler.handle, stages.order(key=lambda event: "k", on_failure=keeper(kept, "d")))
+
+    def batch(handler: Handler) -> Any:
+        sink = DeadLetterSink(HandlerSink(handler.handle), kept, destination="d", acknowledge=True)
+
+        async def work(events: Any) -> None:
+            for event in events:
+                await sink.send(event)
+
+        return wrap(nothing, stages.batch(work, max_delay=0.001))
+
+    for way in (line, batch):
+        handler = Handler(DOWN)
+        chain = wrap(way(handler), stages.deduplicate())
+        async with stages.running(chain):
+            assert await settle(chain, new())
+            assert (handler.calls, len(kept)) == (1, 1)
+            assert (await redrive(kept, to=chain, dry_run=False)).delivered == 1
+        assert (handler.calls, len(kept)) == (2, 0)
+
+
+async def test_a_side_branch_says_nothing_of_the_event() -> None:
+    kept, over, handler = MemoryDeadLetterStore(), asyncio.Event(), Handler()
+
+    async def main(event: Event) -> None:
+        await over.wait()
+        await handler.handle(event)
+
+    side = wrap(Handler(DOWN).handle, dead_letters(kept, destination="d"))
+    branch = stages.background(side, report=lambda *_: over.set())
+    chain = wrap(main, stages.deduplicate(), branch)
+    async with stages.running(chain):
+        assert [(await settle(chain, new())).status for _ in range(2)] == [204] * 2
+    assert (handler.calls, len(kept)) == (1, 1)
+
+
 @pytest.mark.parametrize("settled", [True, False])
 @pytest.mark.parametrize("way", hands_over(MemoryDeadLetterStore()))
 @with_both

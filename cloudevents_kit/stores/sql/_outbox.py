@@ -78,6 +78,7 @@ class SqlOutboxStore:
     def __init__(self, lane: Lane, scope: str) -> None:
         """Use `open_store`."""
         self._scope = scope
+        self._odd = False
         self._lane = lane
         self._database = lane.database
         self._add = lane.operation(self._add_all)
@@ -262,7 +263,8 @@ class SqlOutboxStore:
     async def _pick(self, connection: AsyncConnection, item: _Lease) -> list[Row]:
         """Lease events without a key, up to one half; the first of each key, and those behind them, and more."""
         given = {"lease": item.token, "lasts": micros(item.seconds)}
-        half = (item.most + 1) // 2
+        self._odd = not self._odd  # of one event, either kind is every other time the one that gets nothing
+        half = (item.most + self._odd) // 2
         rows: list[Row] = [*await connection.execute(self._pick_others, {**given, "most": half})]
         are_more = len(rows) == half
         keys: list[str] = []
